@@ -1,0 +1,7 @@
+"""`python -m leaps_jax`: the command `leaps-jax`."""
+
+import sys
+
+from leaps_jax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,281 @@
+"""Models on disk; the only module that knows Orbax, imported inside functions.
+
+A model's folder holds `variables` (Orbax), `model.json` (the spec, the architecture
+and the shape of every tensor) and `moments.npz` if the model has moments. Tensors are
+saved and restored as NumPy arrays, so a folder written on eight devices loads on one.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import jax
+import numpy as np
+
+from leaps_jax.config import ModelSpec
+from leaps_jax.errors import UserError
+
+FORMAT = 1
+MOST_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModel:
+    """What a model's folder holds.
+
+    Attributes:
+      variables: NumPy arrays, as `module.init` would return them.
+      spec: of the model.
+      architecture: what builds the module again (see `zoo.architecture`).
+      moments: per tap the mean and variance per channel, or None.
+      extra: whatever else was given, JSON-able.
+    """
+
+    variables: dict[str, Any]
+    spec: ModelSpec
+    architecture: dict[str, Any]
+    moments: dict[str, tuple[Any, Any]] | None
+    extra: dict[str, Any]
+
+
+def save_model(
+    folder: str | os.PathLike[str],
+    variables: Mapping[str, Any],
+    spec: ModelSpec,
+    *,
+    architecture: Mapping[str, Any],
+    moments: Mapping[str, tuple[Any, Any]] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a model; the folder appears complete or not at all.
+
+    Args:
+      folder: to write.
+      variables: of the module.
+      spec: of the model.
+      architecture: what builds the module again (see `zoo.architecture`).
+      moments: per tap the mean and variance per channel, if the model has them.
+      extra: anything else worth keeping, JSON-able.
+      overwrite: replace a folder that exists.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UserError: the folder exists and `overwrite` is off, or is no model's.
+    """
+    import orbax.checkpoint
+
+    folder = Path(folder).absolute()
+    if folder.exists() and not overwrite:
+        raise UserError(f"{folder}: exists; choose another folder or overwrite it")
+    if folder.exists() and not is_model(folder) and any(folder.iterdir()):
+        raise UserError(f"{folder}: is no model's folder, so it is not overwritten")
+    tree = jax.tree.map(np.asarray, jax.device_get(_plain(variables)))
+    shapes = {
+        "/".join(path): list(leaf.shape)
+        for path, leaf in flax.traverse_util.flatten_dict(tree).items()
+    }
+    facts = {
+        "format": FORMAT,
+        "architecture": dict(architecture),
+        "spec": dataclasses.asdict(spec),
+        "shapes": shapes,
+        "extra": dict(extra or {}),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        partial.chmod(0o755)  # mkdtemp's is private
+        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial / "variables", tree)
+        (partial / "model.json").write_text(
+            json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8"
+        )
+        if moments is not None:
+            _write_moments(partial / "moments.npz", moments)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            folder.rename(old / "old")
+            partial.rename(folder)
+            shutil.rmtree(old)
+        else:
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def is_model(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder was written by `save_model`."""
+    return (Path(folder) / "model.json").is_file()
+
+
+def load(folder: str | os.PathLike[str]) -> SavedModel:
+    """Reads a model's folder.
+
+    Raises:
+      UserError: the folder is missing, incomplete or of a newer format.
+    """
+    import orbax.checkpoint
+
+    folder = Path(folder).absolute()
+    if not is_model(folder):
+        raise UserError(f"{folder}: has no model.json, so it is no saved model")
+    try:
+        facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        known = facts["format"] <= FORMAT
+        if known:
+            spec = ModelSpec(**facts["spec"])
+            architecture, shapes = facts["architecture"], facts["shapes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}/model.json: is damaged ({error})") from None
+    if not known:
+        raise UserError(
+            f"{folder}: is of format {facts['format']}, this version reads up to"
+            f" {FORMAT}; update leaps_jax"
+        )
+    try:
+        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+            variables = checkpointer.restore(folder / "variables")
+    except MemoryError:
+        raise
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{folder}/variables: cannot be read ({reason})") from None
+    variables = jax.tree.map(np.asarray, variables)
+    _check_shapes(folder, variables, {k: tuple(v) for k, v in shapes.items()})
+    return SavedModel(
+        variables,
+        spec,
+        architecture,
+        _read_moments(folder / "moments.npz"),
+        facts.get("extra", {}),
+    )
+
+
+def check_fits(folder: Path, variables: Mapping[str, Any], target: Any) -> None:
+    """Compares restored variables with the shapes that a module needs.
+
+    Args:
+      folder: for the message.
+      variables: as `load` returns them.
+      target: a tree of shapes, from `jax.eval_shape` of the module's `init`.
+
+    Raises:
+      UserError: one line with all that is missing, left over or of another shape.
+    """
+    flat = flax.traverse_util.flatten_dict(_plain(target))
+    _check_shapes(folder, variables, {"/".join(k): v.shape for k, v in flat.items()})
+
+
+def _check_shapes(
+    folder: Path, variables: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    flat = flax.traverse_util.flatten_dict(_plain(variables))
+    have = {"/".join(path): tuple(leaf.shape) for path, leaf in flat.items()}
+    faults = {
+        "missing": [k for k in shapes if k not in have],
+        "unknown": [k for k in have if k not in shapes],
+        "of another shape": [
+            f"{k} {have[k]} instead of {tuple(shapes[k])}"
+            for k in shapes
+            if k in have and have[k] != tuple(shapes[k])
+        ],
+    }
+    parts = []
+    for what, items in faults.items():
+        if items:
+            more = len(items) - MOST_SHOWN
+            shown = ", ".join(items[:MOST_SHOWN])
+            rest = f" and {more} more" if more > 0 else ""
+            parts.append(f"{len(items)} tensors {what}: {shown}{rest}")
+    if parts:
+        raise UserError(f"{folder}: does not fit the model: {'; '.join(parts)}")
+
+
+def _plain(tree: Any) -> Any:
+    """Nested dicts, whatever mapping Flax gave."""
+    if isinstance(tree, Mapping):
+        return {key: _plain(value) for key, value in tree.items()}
+    return tree
+
+
+def _write_moments(path: Path, moments: Mapping[str, tuple[Any, Any]]) -> None:
+    arrays = {}
+    for tap, (mean, variance) in moments.items():
+        arrays[f"{tap}:mean"] = np.asarray(mean, np.float32)
+        arrays[f"{tap}:var"] = np.asarray(variance, np.float32)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _read_moments(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as file:
+            taps = [key.removesuffix(":mean") for key in file if key.endswith(":mean")]
+            return {tap: (file[f"{tap}:mean"], file[f"{tap}:var"]) for tap in taps}
+    except Exception as error:  # a damaged zip raises many kinds
+        raise UserError(f"{path}: is damaged ({error})") from None
+
+
+def save_state(folder: str | os.PathLike[str], step: int, state: Any) -> None:
+    """Saves the state of a run; the two newest are kept, each complete or absent."""
+    with _states(folder) as manager:
+        manager.save(step, args=_standard().StandardSave(_as_tree(state)))
+
+
+def restore_state(folder: str | os.PathLike[str], like: Any) -> Any | None:
+    """The newest state of a run as NumPy arrays, or None where there is none.
+
+    Args:
+      folder: as for `save_state`.
+      like: a state of the same run, for the structure and shapes.
+
+    Raises:
+      UserError: the folder holds a state of another shape.
+    """
+    if not Path(folder).exists():
+        return None
+    expected = jax.tree.map(np.asarray, _as_tree(like))
+    with _states(folder) as manager:
+        step = manager.latest_step()
+        if step is None:
+            return None
+        try:
+            found = manager.restore(step, args=_standard().StandardRestore(expected))
+        except (ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise UserError(
+                f"out={os.fspath(folder)!r}: the saved state does not fit ({reason});"
+                " choose another folder or --overwrite"
+            ) from None
+    return jax.tree.unflatten(jax.tree.structure(like), found["leaves"])
+
+
+def _as_tree(state: Any) -> dict[str, list[Any]]:
+    """The leaves alone: Orbax then needs to know no class of ours or of optax."""
+    return {"leaves": jax.tree.leaves(state)}
+
+
+def _standard() -> Any:
+    import orbax.checkpoint
+
+    return orbax.checkpoint.args
+
+
+def _states(folder: str | os.PathLike[str]) -> Any:
+    import orbax.checkpoint
+
+    options = orbax.checkpoint.CheckpointManagerOptions(
+        max_to_keep=2, enable_async_checkpointing=False
+    )
+    return orbax.checkpoint.CheckpointManager(Path(folder).absolute(), options=options)

@@ -1,0 +1,475 @@
+"""The command `leaps-jax`: reads arguments, calls the library, prints what came of it.
+
+Exit codes: 0 for success, 2 for a mistake of the user's (one line that names the
+argument, its value and the remedy), 1 when a run failed, 130 after Ctrl-C.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from leaps_jax import (
+    loading,
+    objectives,
+    runs,
+    stimuli,
+    synthesis,
+    taps,
+    training,
+    zoo,
+)
+from leaps_jax.config import PRESETS, Config
+from leaps_jax.errors import UserError, nearest
+from leaps_jax.progress import Steps
+from leaps_jax.taps import Model
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    try:
+        options = _parser().parse_args(arguments)
+        _use_compilation_cache()
+        return options.run(options)
+    except UserError as error:
+        print(f"leaps-jax: error: {error}", file=sys.stderr)
+        return 2
+    except synthesis.NotFiniteError as error:
+        print(f"leaps-jax: failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("leaps-jax: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _use_compilation_cache() -> None:
+    """Keeps compiled steps on disk, so that the second start of a job is quick."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "leaps_jax"))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message}; see --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="leaps-jax", description="See what a video model has learnt.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str, example: str, run) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("models", "List the zoo.", "leaps-jax models --json", _models)
+    sub.add_argument("--json", action="store_true", help="print JSON, not a table")
+
+    sub = command(
+        "convert",
+        "Convert published weights to a checkpoint of this project.",
+        "leaps-jax convert slow_r50 SLOW_8x8_R50.pyth slow_r50/",
+        _convert,
+    )
+    sub.add_argument("name", metavar="NAME", help="a name of `leaps-jax models`")
+    sub.add_argument(
+        "source",
+        metavar="SOURCE",
+        help=".pth .pyth .pt .bin .pkl .safetensors or a Hugging Face folder",
+    )
+    sub.add_argument("out", metavar="OUT", type=Path, help="folder of the checkpoint")
+    sub.add_argument(
+        "--moments",
+        metavar="DIR",
+        help="clips to estimate tap statistics from, so that a model without batch"
+        " norm can be a verifier",
+    )
+    _add_overwrite(sub)
+
+    sub = command(
+        "synthesize",
+        "Invert a model: videos that it sees as the labels, primed by stimuli. The"
+        " same command resumes a run.",
+        "leaps-jax synthesize --model x3d_xs@weights --stimulus clip.mp4"
+        " --label jack --out run/",
+        _synthesize,
+    )
+    _add_synthesize(sub)
+
+    sub = command(
+        "train",
+        "Train a model on clips of a <class>/<clip> tree or a TFDS data set.",
+        "leaps-jax train --model x3d_xs_small --data clips/ --out weights/",
+        _train,
+    )
+    _add_train(sub)
+    return parser
+
+
+def _add_overwrite(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--overwrite", action="store_true", help="replace what the output holds"
+    )
+
+
+def _add_synthesize(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add(
+        "--model",
+        required=True,
+        metavar="NAME@WEIGHTS",
+        help="a zoo name and a checkpoint folder or published file",
+    )
+    add("--verifier", metavar="NAME@WEIGHTS", help="another model of the same domain")
+    add(
+        "--judge",
+        nargs="+",
+        default=[],
+        metavar="NAME@WEIGHTS",
+        help="other models that classify the result",
+    )
+    add(
+        "--stimulus",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="video files, folders of frames, <class>/<clip> trees or tfds:NAME/split",
+    )
+    add(
+        "--label",
+        nargs="+",
+        default=[],
+        metavar="NAME_OR_INDEX",
+        help="target classes; left out, the class folders of the stimuli",
+    )
+    add("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
+    add(
+        "--method",
+        default="leaps",
+        metavar="METHOD",
+        help=" | ".join(objectives.METHODS),
+    )
+    add("--copies", type=int, default=1, metavar="N", help="videos per pair")
+    add("--steps", type=int, metavar="N", help="optimisation steps")
+    add("--seed", type=int, metavar="N", help="of every random draw")
+    add("--frames", type=int, metavar="N", help="frames, if not the model's own")
+    add("--size", type=int, metavar="N", help="pixels, if not the model's own")
+    add("--stride", type=int, metavar="N", help="source frames between two frames")
+    add(
+        "--short",
+        default="refuse",
+        metavar="refuse|loop",
+        help="what to do with a clip that has too few frames",
+    )
+    add(
+        "--dtype",
+        metavar="float32|bfloat16",
+        help="compute type; bfloat16 on accelerators, float32 on CPU by default",
+    )
+    add(
+        "--set",
+        nargs="+",
+        default=[],
+        action="extend",
+        metavar="KEY=VALUE",
+        help="any setting of Config: "
+        + ", ".join(f.name for f in dataclasses.fields(Config)),
+    )
+    add("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
+    add(
+        "--save-every",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how often the state is saved for resuming",
+    )
+    add(
+        "--preview-every",
+        type=int,
+        default=100,
+        metavar="STEPS",
+        help="how often preview.mp4 is written, 0 for never",
+    )
+    _add_overwrite(sub)
+
+
+def _add_train(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    recipe = training.Recipe()
+    add("--model", required=True, metavar="NAME", help="a name of `leaps-jax models`")
+    add("--data", required=True, metavar="DIR|tfds:NAME/split", help="labelled clips")
+    add("--eval-data", metavar="DIR|tfds:NAME/split", help="held-out labelled clips")
+    add("--out", required=True, type=Path, metavar="CHECKPOINT", help="folder")
+    add("--steps", type=int, default=recipe.steps, metavar="N")
+    add("--batch", type=int, default=recipe.batch, metavar="N")
+    add("--frames", type=int, metavar="N", help="frames of a clip")
+    add("--size", type=int, metavar="N", help="height and width in pixels")
+    add("--stride", type=int, metavar="N", help="source frames between two frames")
+    add("--seed", type=int, default=recipe.seed, metavar="N")
+    add("--learning-rate", type=float, default=recipe.learning_rate, metavar="X")
+    add("--weight-decay", type=float, default=recipe.weight_decay, metavar="X")
+    add(
+        "--flip",
+        action="store_true",
+        help="mirror half of the clips; only if no class changes by it",
+    )
+    add("--dtype", metavar="float32|bfloat16", help="compute type")
+    add("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
+    _add_overwrite(sub)
+
+
+def _models(options: argparse.Namespace) -> int:
+    rows = zoo.table()
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    table = Table(box=None, header_style="bold")
+    columns = ["name", "paper", "input", "parameters", "gmacs", "taps", "namings"]
+    for column in [*columns, "licence"]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        shown = row | {
+            "input": f"{row['frames']}x{row['stride']} {row['size']} px",
+            "parameters": f"{row['parameters'] / 1e6:.2f} M",
+            "gmacs": f"{row['gmacs']:.3g}",
+            "namings": ", ".join(row["namings"]) or "-",
+        }
+        table.add_row(*(str(shown[c]) for c in [*columns, "licence"]))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    _check_vacant(options.out, options.overwrite)
+    model = loading.convert(options.name, options.source)
+    if options.moments:
+        clips, _ = stimuli.load_labelled(
+            options.moments, model.spec, short="loop", argument="moments"
+        )
+        model = dataclasses.replace(model, moments=taps.estimate_moments(model, clips))
+    loading.save(model, options.out, overwrite=options.overwrite)
+    print(f"wrote {options.out}; use it as --model {options.name}@{options.out}")
+    return 0
+
+
+def _check_vacant(out: Path, overwrite: bool) -> None:
+    """Refuses before the work is done, not after."""
+    if out.exists() and not overwrite:
+        raise UserError(f"out={str(out)!r}: exists; choose another or --overwrite")
+
+
+def _synthesize(options: argparse.Namespace) -> int:
+    config = _config(options)
+    model = _load(options.model, options)
+    verifier = _load(options.verifier, options) if options.verifier else None
+    spec = dataclasses.replace(
+        model.spec,
+        frames=_given(options.frames, model.spec.frames),
+        size=_given(options.size, model.spec.size),
+        stride=_given(options.stride, model.spec.stride),
+    )
+    model = dataclasses.replace(model, spec=spec)
+    synthesis.check_input(model)
+    clips, labels = _stimuli_and_labels(options, model)
+    objective = objectives.METHODS[options.method](config)
+    if "verifier" in objective.uses and verifier is None:
+        objective = objective.without("diversity")
+        _say("no --verifier: the diversity term is off")
+    if verifier is not None and "verifier" in objective.uses:
+        verifier = _with_moments(verifier, options)
+    problem = synthesis.prepare(model, clips, labels, verifier, config, objective)
+    problem = problem.repeated(options.copies)
+    judges = {"self": model} | ({"verifier": verifier} if verifier else {})
+    judges |= {reference: _load(reference, options) for reference in options.judge}
+    names = ("model", "verifier", "method", "stimulus", "copies", "short", "dtype")
+    settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    settings |= {
+        "labels": problem.labels.tolist(),
+        "frames": spec.frames,
+        "size": spec.size,
+        "stride": spec.stride,
+        "config": dataclasses.asdict(config),
+    }
+    before = _status(options.out)
+    record = runs.execute(
+        options.out,
+        problem,
+        settings,
+        judges,
+        overwrite=options.overwrite,
+        save_every=options.save_every,
+        preview_every=options.preview_every,
+    )
+    if record["status"] == "stopped":
+        _say(
+            f"stopped at step {record['step']}; the same command resumes {options.out}"
+        )
+        return 130
+    if before == "finished" and not options.overwrite:
+        print(f"{options.out} is finished; --overwrite starts it again")
+    for role, verdict in record["judges"].items():
+        print(
+            f"{role} ({verdict['model']}) sees {verdict['correct']} of"
+            f" {verdict['of']} as their class"
+        )
+    if "videos_not_written" in record:
+        _say(f"no mp4 files: {record['videos_not_written']}")
+    print(f"results: {options.out / 'index.html'}")
+    return 0
+
+
+def _config(options: argparse.Namespace) -> Config:
+    if options.method not in objectives.METHODS:
+        hint = nearest(options.method, objectives.METHODS)
+        raise UserError(f"method={options.method!r}: unknown; {hint}")
+    if options.copies < 1:
+        raise UserError(f"copies={options.copies}: must be at least 1")
+    given = {"steps": options.steps, "seed": options.seed}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return Config(**PRESETS[options.method] | changes).updated(options.set)
+
+
+def _load(reference: str, options: argparse.Namespace) -> Model:
+    return loading.load_model(reference, dtype=options.dtype)
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _stimuli_and_labels(
+    options: argparse.Namespace, model: Model
+) -> tuple[np.ndarray | None, list[int | str]]:
+    if not options.stimulus:
+        if not options.label:
+            raise UserError("label: missing; name the classes to synthesise")
+        return None, options.label
+    clips, folders = stimuli.load_labelled(
+        options.stimulus, model.spec, short=options.short, data_dir=options.data_dir
+    )
+    labels = options.label or [name for name in folders if name is not None]
+    if len(labels) != len(clips) and not options.label:
+        raise UserError(
+            "label: missing, and not every stimulus lies in a <class>/<clip> tree"
+        )
+    return clips, labels
+
+
+def _with_moments(verifier: Model, options: argparse.Namespace) -> Model:
+    """A verifier without batch norm gets its target moments from the stimuli."""
+    try:
+        taps.target_moments(verifier)
+        return verifier
+    except UserError:
+        if not options.stimulus:
+            raise
+    clips, _ = stimuli.load_labelled(
+        options.stimulus, verifier.spec, short="loop", data_dir=options.data_dir
+    )
+    _say(
+        f"verifier {verifier.spec.name} has no stored statistics: estimated from"
+        f" {len(clips)} stimuli; `convert --moments DIR` stores better ones"
+    )
+    return dataclasses.replace(verifier, moments=taps.estimate_moments(verifier, clips))
+
+
+def _status(folder: Path) -> str | None:
+    path = folder / "run.json"
+    try:
+        return json.loads(path.read_text())["status"] if path.exists() else None
+    except (ValueError, KeyError, OSError):
+        return None  # `runs.execute` says what is wrong
+
+
+def _train(options: argparse.Namespace) -> int:
+    _check_vacant(options.out, options.overwrite)
+    recipe = training.Recipe(
+        steps=options.steps,
+        batch=options.batch,
+        seed=options.seed,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        flip=options.flip,
+    )
+    size = _given(options.size, zoo.entry(options.model).size)
+    short_side = round(size * 8 / 7)
+    clips = _clips("data", options, short_side)
+    held_out = None
+    if options.eval_data:
+        held_out = _clips("eval_data", options, short_side)
+        held_out = _same_classes(held_out, clips.classes)
+    model = loading.initialize(
+        options.model,
+        clips.classes,
+        frames=options.frames,
+        size=options.size,
+        stride=options.stride,
+        dtype=options.dtype,
+        seed=options.seed,
+    )
+    synthesis.check_input(model)
+    print(f"{len(clips.videos)} clips of {len(clips.classes)} classes", file=sys.stderr)
+    report = None
+    with Steps("train", recipe.steps) as steps:
+        for report in training.train(model, clips, held_out, recipe):
+            numbers = {"loss": report.loss, "train accuracy": report.train_accuracy}
+            steps.update(report.step, numbers)
+            if report.accuracy is not None:
+                steps.say(f"step {report.step}: accuracy {report.accuracy:.1%}")
+    assert report is not None
+    trained = training.with_moments(report.model, clips)
+    record: dict[str, Any] = {
+        "recipe": dataclasses.asdict(recipe),
+        "versions": runs.versions(),
+        "data": options.data,
+        "accuracy": report.accuracy,
+    }
+    loading.save(trained, options.out, overwrite=options.overwrite, extra=record)
+    print(f"wrote {options.out}; use it as --model {options.model}@{options.out}")
+    return 0
+
+
+def _clips(
+    argument: str, options: argparse.Namespace, short_side: int
+) -> training.Clips:
+    return training.Clips(
+        *stimuli.read_tree(
+            getattr(options, argument),
+            short_side,
+            data_dir=options.data_dir,
+            argument=argument.replace("_", "-"),
+        )
+    )
+
+
+def _same_classes(clips: training.Clips, classes: tuple[str, ...]) -> training.Clips:
+    unknown = sorted(set(clips.classes) - set(classes))
+    if unknown:
+        raise UserError(f"eval-data: class {unknown[0]!r} is not in the training data")
+    index = np.array([classes.index(name) for name in clips.classes])
+    return training.Clips(clips.videos, index[clips.labels], classes)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,188 @@
+"""The settings of a synthesis and the facts of a model: two frozen dataclasses."""
+
+import dataclasses
+import math
+
+from leaps_jax.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """What must be known of a video classifier beside its weights.
+
+    Attributes:
+      name: the zoo's name, or any name for a model of your own.
+      frames: frames of one input clip.
+      size: height and width of one input clip, in pixels.
+      classes: class names in the order of the logits.
+      stride: source frames from one sampled frame to the next.
+      mean: per RGB channel, of pixels in [0, 1].
+      std: likewise; the network sees `(pixels - mean) / std`.
+      licence: of the weights.
+      source: where the weights came from.
+
+    >>> ModelSpec("mine", frames=8, size=64, classes=("run", "walk")).num_classes
+    2
+    """
+
+    name: str
+    frames: int
+    size: int
+    classes: tuple[str, ...]
+    stride: int = 1
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    licence: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("frames", "size", "stride"):
+            if getattr(self, field) < 1:
+                raise UserError(f"{field}={getattr(self, field)}: must be at least 1")
+        for field in ("classes", "mean", "std"):  # JSON brings lists
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def window(self) -> int:
+        """Source frames that one clip spans."""
+        return (self.frames - 1) * self.stride + 1
+
+    def label_index(self, label: int | str) -> int:
+        """The index of a class given by name or by index.
+
+        Raises:
+          UserError: the model has no such class; the nearest names are offered.
+        """
+        text = str(label)
+        if text in self.classes:
+            return self.classes.index(text)
+        if text.lstrip("-").isdigit():
+            if 0 <= int(text) < self.num_classes:
+                return int(text)
+            raise UserError(
+                f"label={text}: {self.name} has classes 0 to {self.num_classes - 1}"
+            )
+        hint = nearest(text, self.classes)
+        raise UserError(f"label={text!r}: not a class of {self.name}; {hint}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Every number of a synthesis.
+
+    Weights follow L = CE + priming · L_prim + regularization · (coherence · R_coh +
+    diversity · R_feat) + l2 · ‖x‖² + spatial_tv · TV_s + temporal_tv · TV_t.
+
+    Attributes:
+      steps: optimisation steps.
+      seed: of every random draw (with the index of the video and the step).
+      learning_rate: peak, in normalised pixel units.
+      final_learning_rate: at the end of the cosine.
+      warmup: steps of linear warm-up; at most a tenth of `steps` is used.
+      beta1, beta2: Adam's.
+      priming, regularization, coherence, diversity, l2, spatial_tv, temporal_tv:
+        weights of the terms.
+      margin: δ of the coherence term, in units of the tapped feature.
+      roll: largest spatial shift, as a fraction of the frame size (30 px of 182 px).
+      temporal_roll: largest shift in frames, 0 for none.
+      flip: mirror half of the videos at each step; leave off for classes that a
+        mirror changes.
+      init: start from "noise" or from the "stimulus".
+      octaves: scales that the run goes through, coarse to fine; 1 for the frame alone.
+      octave_scale: from one octave to the next.
+      steps_per_call: steps run on the device between two looks at it.
+    """
+
+    steps: int = 1500
+    seed: int = 0
+    learning_rate: float = 0.1
+    final_learning_rate: float = 5e-3
+    warmup: int = 100
+    beta1: float = 0.5
+    beta2: float = 0.9
+    priming: float = 5.0
+    regularization: float = 1.0
+    coherence: float = 0.5
+    diversity: float = 0.5
+    margin: float = 0.1
+    l2: float = 0.0
+    spatial_tv: float = 5.0
+    temporal_tv: float = 2.0
+    roll: float = 30 / 182
+    temporal_roll: int = 0
+    flip: bool = False
+    init: str = "noise"
+    octaves: int = 1
+    octave_scale: float = 1.4
+    steps_per_call: int = 50
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, bool | str) and not math.isfinite(value):
+                raise UserError(f"{field.name}={value}: must be a finite number")
+        for name in ("steps", "steps_per_call", "octaves", "octave_scale"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("learning_rate", "warmup", "margin", "roll", "temporal_roll"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)}: must not be negative")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: must be in [0, 1)")
+        if self.init not in ("noise", "stimulus"):
+            raise UserError(f"init={self.init!r}: must be noise or stimulus")
+        if self.octaves > self.steps:
+            raise UserError(f"octaves={self.octaves}: more than the {self.steps} steps")
+
+    def updated(self, assignments: list[str]) -> "Config":
+        """A copy with `key=value` texts applied, each parsed by its field's type.
+
+        >>> Config().updated(["margin=0.5", "flip=true"]).margin
+        0.5
+        """
+        types = {f.name: f.type for f in dataclasses.fields(self)}
+        changes: dict[str, int | float | bool | str] = {}
+        for text in assignments:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise UserError(f"set={text!r}: write key=value")
+            if key not in types:
+                raise UserError(f"set={text!r}: no such key; {nearest(key, types)}")
+            changes[key] = _parse(text, value, types[key])
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+#: Settings of each method that differ from `Config`'s defaults.
+PRESETS: dict[str, dict[str, int | float | str]] = {
+    "leaps": {},
+    "activation_maximization": {"l2": 0.1, "spatial_tv": 1.0, "temporal_tv": 0.1},
+    "deep_dream": {
+        "steps": 200,
+        "learning_rate": 0.05,
+        "init": "stimulus",
+        "octaves": 3,
+        "spatial_tv": 0.1,
+    },
+    "deep_inversion": {"l2": 0.01, "spatial_tv": 0.1},
+}
+
+
+def _parse(text: str, value: str, kind: object) -> int | float | bool | str:
+    if kind is str:
+        return value
+    if kind is bool:
+        known = {"true": True, "1": True, "yes": True}
+        known |= {"false": False, "0": False, "no": False}
+        if value.lower() not in known:
+            raise UserError(f"set={text!r}: write true or false")
+        return known[value.lower()]
+    try:
+        return int(value) if kind is int else float(value)
+    except ValueError:
+        word = "a whole number" if kind is int else "a number"
+        raise UserError(f"set={text!r}: {value!r} is not {word}") from None

@@ -1,0 +1,1 @@
+"""From published weight files to variables of this project's modules."""

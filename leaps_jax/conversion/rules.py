@@ -1,0 +1,184 @@
+r"""Turns tensors under published names into Flax variables; knows no model.
+
+A `Naming` is a literal list of substitutions that rewrites a published key into a path
+of ours plus a leaf name of torch, `stem.norm.running_mean`; the mechanics here place
+the leaf in its collection and transpose its layout. Conversion is strict: every source
+key is used or ignored for a stated reason, every leaf of ours is filled, and shapes
+agree.
+
+>>> naming = Naming("toy", rules=((r"^fc\.", "classifier."),))
+>>> target_path(naming, "fc.weight")
+'classifier'
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from leaps_jax.errors import UserError
+
+Rules = tuple[tuple[str, str], ...]
+Path = tuple[str, ...]
+
+# Leaf of torch -> where Flax may keep it. running_var is a variance in both.
+LEAVES: dict[str, tuple[tuple[str, str], ...]] = {
+    "weight": (("params", "kernel"), ("params", "scale")),
+    "bias": (("params", "bias"),),
+    "running_mean": (("batch_stats", "mean"),),
+    "running_var": (("batch_stats", "var"),),
+}
+
+# Layouts of kernels by their number of axes: (torch, ours, the transpose).
+LAYOUTS: dict[int, tuple[str, str, tuple[int, ...]]] = {
+    5: ("OIDHW", "DHWIO", (2, 3, 4, 1, 0)),  # grouped and depthwise ones too
+    4: ("OIHW", "HWIO", (2, 3, 1, 0)),
+    2: ("OI", "IO", (1, 0)),
+}
+
+MOST_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """How one source names the tensors of one family.
+
+    Attributes:
+      name: of the source, "pytorchvideo" for example.
+      rules: (regular expression, replacement) pairs, all applied in order with
+        `re.sub`; the result is `our.path.leaf`, or `our.path` for a bare parameter.
+      ignored: (regular expression, reason) of keys that have no counterpart.
+      marks: regular expressions that each match some key of a file of this naming.
+      absent: regular expressions that match no key of such a file.
+      overrides: fields that the module must have for these weights.
+    """
+
+    name: str
+    rules: Rules
+    ignored: Rules = ()
+    marks: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+    def matches(self, keys: set[str]) -> bool:
+        """Whether a file with these keys is of this naming."""
+        present = all(any(re.search(m, key) for key in keys) for m in self.marks)
+        return present and not any(re.search(a, k) for a in self.absent for k in keys)
+
+
+def target_path(naming: Naming, key: str) -> str:
+    """The path of our module, or bare parameter, that a published key belongs to."""
+    path, _ = _split(naming, key)
+    return "/".join(path)
+
+
+def head_shape(
+    tensors: Mapping[str, np.ndarray], naming: Naming, path: str
+) -> tuple[int, ...] | None:
+    """The published shape of `path`'s weight, None if there is none."""
+    for key, value in tensors.items():
+        if _split(naming, key) == (tuple(path.split("/")), "weight"):
+            return value.shape
+    return None
+
+
+def convert_tensors(
+    source: Mapping[str, np.ndarray], naming: Naming, target_shapes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Flax variables from published tensors.
+
+    Args:
+      source: tensors by published key, in torch's layouts.
+      naming: how the source names them.
+      target_shapes: the variables as a tree of shapes, from `jax.eval_shape` of the
+        module's `init`.
+
+    Returns:
+      The variables: `{"params": ..., "batch_stats": ...}`, float32 NumPy arrays.
+
+    Raises:
+      UserError: anything is missing, left over, given twice or of another shape; one
+        line lists all of it.
+    """
+    wanted: dict[Path, Any] = flax.traverse_util.flatten_dict(target_shapes)
+    filled: dict[Path, np.ndarray] = {}
+    used: dict[Path, str] = {}
+    unknown, twice, misshaped = [], [], []
+    for key, tensor in source.items():
+        if any(re.search(pattern, key) for pattern, _ in naming.ignored):
+            continue
+        leaf = _leaf(naming, key, wanted)
+        if leaf is None:
+            unknown.append(key)
+            continue
+        if leaf in used:
+            twice.append(f"{key} and {used[leaf]}")
+            continue
+        used[leaf] = key
+        shape = tuple(wanted[leaf].shape)
+        value = to_layout(tensor, leaf[-1], len(shape))
+        if value.shape != shape:
+            misshaped.append(f"{key} {tensor.shape} for {'/'.join(leaf[1:])} {shape}")
+            continue
+        filled[leaf] = np.ascontiguousarray(value, dtype=np.float32)
+    missing = ["/".join(leaf) for leaf in wanted if leaf not in used]
+    faults = [
+        _listed("tensors missing", missing),
+        _listed("tensors unknown", unknown),
+        _listed("tensors of another shape", misshaped),
+        _listed("tensors given twice", twice),
+    ]
+    if any(faults):
+        raise UserError(
+            f"{naming.name} weights do not fit: " + "; ".join(f for f in faults if f)
+        )
+    return flax.traverse_util.unflatten_dict(filled)
+
+
+def to_layout(tensor: np.ndarray, leaf: str, ndim: int) -> np.ndarray:
+    """Transposes a kernel from torch's layout to Flax's; other leaves stay.
+
+    Trailing axes of length 1 are dropped or added first: a 1x1x1 convolution may be a
+    matrix here, and Caffe2 stores some convolutions without their last axes.
+
+    >>> to_layout(np.zeros((4, 3, 1, 7, 7)), "kernel", 5).shape
+    (1, 7, 7, 3, 4)
+    >>> to_layout(np.zeros((4, 3, 1, 1, 1)), "kernel", 2).shape
+    (3, 4)
+    """
+    if leaf != "kernel":
+        return tensor
+    while tensor.ndim > ndim and tensor.shape[-1] == 1:
+        tensor = tensor[..., 0]
+    while 2 <= tensor.ndim < ndim:
+        tensor = tensor[..., None]
+    if tensor.ndim != ndim or ndim not in LAYOUTS:
+        return tensor
+    return tensor.transpose(LAYOUTS[ndim][2])
+
+
+def _split(naming: Naming, key: str) -> tuple[Path, str]:
+    for pattern, replacement in naming.rules:
+        key = re.sub(pattern, replacement, key)
+    head, dot, last = key.rpartition(".")
+    if dot and last in LEAVES:
+        return tuple(head.split(".")), last
+    return tuple(key.split(".")), ""
+
+
+def _leaf(naming: Naming, key: str, wanted: Mapping[Path, Any]) -> Path | None:
+    path, last = _split(naming, key)
+    candidates = [(c, *path, leaf) for c, leaf in LEAVES.get(last, ())]
+    candidates = candidates or [("params", *path)]
+    return next((c for c in candidates if c in wanted), None)
+
+
+def _listed(what: str, items: list[str]) -> str:
+    if not items:
+        return ""
+    shown = ", ".join(items[:MOST_SHOWN])
+    rest = len(items) - MOST_SHOWN
+    return f"{len(items)} {what}: {shown}" + (f" and {rest} more" if rest > 0 else "")

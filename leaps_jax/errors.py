@@ -1,0 +1,31 @@
+"""The error of a user's mistake: one line with argument, value and remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the caller gave; the message is complete and fits one line.
+
+    The command prints it and exits with code 2; the library raises it.
+
+    >>> raise UserError("steps=0: must be at least 1")
+    Traceback (most recent call last):
+    leaps_jax.errors.UserError: steps=0: must be at least 1
+    """
+
+
+def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
+    """Words for the end of an error message: the known names closest to `name`.
+
+    >>> nearest("x3d-xs", ["x3d_xs", "x3d_s", "slow_r50"])
+    'did you mean x3d_xs, x3d_s?'
+    """
+    known = list(known)
+    folded = {k.lower().replace("-", "_").replace(" ", "_"): k for k in known}
+    wanted = name.lower().replace("-", "_").replace(" ", "_")
+    close = [folded[k] for k in difflib.get_close_matches(wanted, folded, most, 0.6)]
+    if close:
+        return f"did you mean {', '.join(close)}?"
+    shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+    return f"known: {shown}"

@@ -1,0 +1,258 @@
+"""Models by reference: a name of the zoo and weights from somewhere.
+
+>>> model = load_model("x3d_xs@X3D_XS.pyth")                      # doctest: +SKIP
+>>> save(model, "x3d_xs_kinetics")                                # doctest: +SKIP
+>>> model = load_model("x3d_xs@x3d_xs_kinetics")                  # doctest: +SKIP
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leaps_jax import checkpoints, zoo
+from leaps_jax.conversion import namings, rules, sources
+from leaps_jax.errors import UserError, nearest
+from leaps_jax.taps import Model, Moments
+
+# `<model>@<weights>` folders: in the package, and in a checkout beside it.
+_PACKAGE = Path(__file__).resolve().parent
+SHIPPED = (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints")
+
+
+def convert(
+    name: str,
+    source: str | os.PathLike[str] | Mapping[str, np.ndarray],
+    *,
+    moments: Moments | None = None,
+) -> Model:
+    """A model with published weights.
+
+    Args:
+      name: of the zoo.
+      source: a file or folder that `conversion.sources.read` accepts, or its tensors.
+      moments: per tap the mean and variance per channel over natural clips, to verify
+        with a model that has no batch norm.
+
+    Returns:
+      The model, in float32. With 400 outputs its classes are those of Kinetics-400,
+      else "class 0", "class 1" and so on.
+
+    Raises:
+      UserError: the file cannot be read or is of another model.
+
+    >>> convert("slow_r50", "SLOW_8x8_R50.pyth").spec.frames      # doctest: +SKIP
+    8
+    """
+    entry = zoo.entry(name)
+    if isinstance(source, Mapping):
+        origin, tensors = "tensors", source
+    else:
+        origin, tensors = os.fspath(source), sources.read(source)
+    try:
+        naming = namings.recognise(name, tensors)
+        module, spec, variables = _converted(name, tensors, naming)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
+    spec = dataclasses.replace(
+        spec, licence=entry.licence, source=f"{origin} ({naming.name})"
+    )
+    return Model(module, variables, spec, moments=moments)
+
+
+def _converted(
+    name: str, tensors: Mapping[str, np.ndarray], naming: rules.Naming
+) -> Any:
+    head = rules.head_shape(tensors, naming, "classifier")
+    outputs = head[0] if head else len(zoo.KINETICS_400)
+    classes = tuple(f"class {i}" for i in range(outputs))
+    if outputs == len(zoo.KINETICS_400):
+        classes = zoo.KINETICS_400
+    module, spec = zoo.build(name, classes, **dict(naming.overrides))
+    shapes = zoo.variable_shapes(module)
+    try:
+        return module, spec, rules.convert_tensors(tensors, naming, shapes)
+    except UserError as error:
+        fitting = [
+            n for n in namings.siblings(name, naming) if _fits(n, tensors, naming)
+        ]
+        if not fitting:
+            raise
+        raise UserError(
+            f"these are weights of {' or '.join(fitting)}, not of {name}; {error}"
+        ) from None
+
+
+def _fits(name: str, tensors: Mapping[str, np.ndarray], naming: rules.Naming) -> bool:
+    outputs = rules.head_shape(tensors, naming, "classifier") or (1,)
+    module, _ = zoo.build(name, ("",) * outputs[0], **dict(naming.overrides))
+    try:
+        rules.convert_tensors(tensors, naming, zoo.variable_shapes(module))
+    except UserError:
+        return False
+    return True
+
+
+def save(
+    model: Model,
+    folder: str | os.PathLike[str],
+    *,
+    extra: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a model of the zoo to a folder that `load_model` reads.
+
+    Raises:
+      UserError: the model's name is not of the zoo, or the folder exists.
+    """
+    return checkpoints.save_model(
+        folder,
+        model.variables,
+        model.spec,
+        architecture=zoo.architecture(model.spec.name, model.module),
+        moments=model.moments,
+        extra=extra,
+        overwrite=overwrite,
+    )
+
+
+def load_model(reference: str, *, dtype: Any = None, remat: bool = False) -> Model:
+    """The model of a reference `NAME@WEIGHTS`.
+
+    Args:
+      reference: a name of the zoo, and one of: a folder that `save` wrote, a weight
+        file or folder that `convert` accepts, or the name of shipped weights. A path
+        that exists goes first.
+      dtype: compute type; bfloat16 on a GPU or TPU and float32 on a CPU if None.
+      remat: recompute blocks in the backward pass, to save memory.
+
+    Raises:
+      UserError: there is no such model, no such weights, or they do not fit.
+
+    >>> load_model("x3d_xs@weights")                              # doctest: +SKIP
+    """
+    name, at, weights = reference.partition("@")
+    zoo.entry(name)
+    if not weights:
+        given = "no weights given" if not at else "nothing after @"
+        raise UserError(f"model={reference!r}: {given}; {_help(name)}")
+    path = Path(weights).expanduser()
+    if not path.exists():
+        path = _shipped_or_refuse(name, weights)
+    if path.is_dir() and checkpoints.is_model(path):
+        model = _saved(name, path)
+    else:
+        model = convert(name, path)
+    module = model.module.clone(dtype=_compute_type(dtype), remat=remat)
+    return dataclasses.replace(model, module=module)
+
+
+def initialize(
+    name: str,
+    classes: Sequence[str],
+    *,
+    frames: int | None = None,
+    size: int | None = None,
+    stride: int | None = None,
+    dtype: Any = None,
+    remat: bool = False,
+    seed: int = 0,
+) -> Model:
+    """A model with random weights, to train.
+
+    Args:
+      name: of the zoo.
+      classes: names of the classes, in the order of the logits.
+      frames: of a clip; this and the next two are the zoo's if None.
+      size: of a clip, in pixels.
+      stride: source frames from one frame of a clip to the next.
+      dtype: compute type, as for `load_model`.
+      remat: recompute blocks in the backward pass, to save memory.
+      seed: of the weights.
+
+    >>> initialize("x3d_xs_small", ("left", "right")).spec.size    # doctest: +SKIP
+    112
+    """
+    module, spec = zoo.build(
+        name,
+        tuple(classes),
+        frames=frames,
+        size=size,
+        dtype=_compute_type(dtype),
+        remat=remat,
+    )
+    if stride is not None:
+        spec = dataclasses.replace(spec, stride=stride)
+    video = jnp.zeros((1, spec.frames, spec.size, spec.size, 3))
+    variables = jax.jit(module.init)(jax.random.key(seed), video)
+    return Model(module, variables, spec)
+
+
+def _compute_type(dtype: Any) -> Any:
+    """A module's `dtype`: None is float32 there, and the machine's choice here."""
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    known = {"float32": None, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+    try:
+        return known[jnp.dtype(dtype).name]
+    except (TypeError, KeyError):
+        raise UserError(f"dtype={dtype}: must be float32 or bfloat16") from None
+
+
+def shipped(name: str) -> dict[str, Path]:
+    """The weights that come with the package for a model: {weights: folder}."""
+    return {
+        path.name.partition("@")[2]: path
+        for place in reversed(SHIPPED)  # the package's own win
+        if place.is_dir()
+        for path in sorted(place.glob(f"{name}@*"))
+        if checkpoints.is_model(path)
+    }
+
+
+def _shipped_or_refuse(name: str, weights: str) -> Path:
+    known = shipped(name)
+    if weights in known:
+        return known[weights]
+    hint = f"{nearest(weights, known)}; " if known else ""
+    raise UserError(f"weights={weights!r}: no such file or folder; {hint}{_help(name)}")
+
+
+def _help(name: str) -> str:
+    known = shipped(name)
+    if known:
+        return f"write {name}@{next(iter(known))}, or {name}@PATH to weights of yours"
+    where = zoo.entry(name).weights
+    if where:
+        return f"write {name}@PATH to a weight file, for example from {where[0]}"
+    return f"write {name}@PATH to a checkpoint (see leaps-jax train)"
+
+
+def _saved(name: str, folder: Path) -> Model:
+    saved = checkpoints.load(folder)
+    built = saved.architecture
+    if built.get("name") != name:
+        raise UserError(
+            f"{folder}: holds weights of {built.get('name')}, not of {name}; write"
+            f" {built.get('name')}@{folder}"
+        )
+    overrides = {k: _tuples(v) for k, v in built.get("overrides", {}).items()}
+    module, _ = zoo.build(
+        name,
+        saved.spec.classes,
+        frames=built["frames"],
+        size=built["size"],
+        **overrides,
+    )
+    checkpoints.check_fits(folder, saved.variables, zoo.variable_shapes(module))
+    return Model(module, saved.variables, saved.spec, moments=saved.moments)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON made lists of tuples; a module's fields must be hashable."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

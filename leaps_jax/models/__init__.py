@@ -1,0 +1,1 @@
+"""The zoo's architectures, one family a file; they know nothing of LEAPS."""

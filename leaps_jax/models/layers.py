@@ -1,0 +1,149 @@
+"""Layers that several families share, with torch's conventions stated once.
+
+A norm layer here returns its input from a method of its own, `observe`, so that
+Flax's `capture_intermediates` records what enters the norm. `time_axis` says which
+axis of that tensor is time (None where no axis is).
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Size3 = tuple[int, int, int]
+
+
+class BatchNorm(nn.BatchNorm):
+    """Batch norm over (b, t, h, w, c), computed in float32; torch's eps."""
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9  # torch calls this 0.1
+    time_axis: int | None = 1
+
+    def observe(self, x: jax.Array) -> jax.Array:
+        return x
+
+    def __call__(self, x, use_running_average=None, *, mask=None):
+        x = self.observe(x)
+        y = super().__call__(
+            x.astype(jnp.float32), use_running_average=use_running_average, mask=mask
+        )
+        return y.astype(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over channels, computed in float32 by the two-pass formula."""
+
+    epsilon: float = 1e-6
+    use_fast_variance: bool = False
+    time_axis: int | None = None
+
+    def observe(self, x: jax.Array) -> jax.Array:
+        return x
+
+    def __call__(self, x, *, mask=None):
+        x = self.observe(x)
+        return super().__call__(x.astype(jnp.float32), mask=mask).astype(x.dtype)
+
+
+def conv(
+    features: int,
+    kernel: Size3,
+    stride: Size3 = (1, 1, 1),
+    *,
+    dtype: jnp.dtype | None = None,
+    name: str,
+) -> nn.Conv:
+    """A bias-free 3D convolution padded as torch pads: k // 2 on both sides.
+
+    Flax's 'SAME' would pad the end alone at stride 2.
+    """
+    return nn.Conv(
+        features,
+        kernel,
+        stride,
+        padding=[(k // 2, k // 2) for k in kernel],
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        name=name,
+    )
+
+
+class DepthwiseConv(nn.Module):
+    """A bias-free 3D convolution of every channel by itself, padded as `conv`.
+
+    Its kernel is (t, h, w, 1, c), as `nn.Conv` with a group per channel would have it.
+
+    Attributes:
+      kernel: its size, odd.
+      stride: per axis.
+      dtype: compute type, None for float32; sums are in float32.
+    """
+
+    kernel: Size3
+    stride: Size3 = (1, 1, 1)
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # by fan-in: Flax would count the outputs of all channels in the fan-out
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        kernel = self.param("kernel", init, (*self.kernel, 1, x.shape[-1]))
+        dtype = self.dtype or jnp.promote_types(x.dtype, jnp.float32)
+        # XLA's grouped 3D convolution is some 100 times slower on a CPU than the sum
+        # of shifted products that it stands for.
+        return jax.lax.platform_dependent(
+            x.astype(dtype),
+            kernel.astype(dtype),
+            cpu=self._shifted_products,
+            default=self._grouped_convolution,
+        )
+
+    def _grouped_convolution(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            self.stride,
+            [(k // 2, k // 2) for k in self.kernel],
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+            feature_group_count=x.shape[-1],
+        )
+
+    def _shifted_products(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        b, *size, c = x.shape
+        margins = [(0, 0), *((k // 2, k // 2) for k in self.kernel), (0, 0)]
+        padded = jnp.pad(x, margins)
+        spans = [(n - 1) // s * s + 1 for n, s in zip(size, self.stride, strict=True)]
+        total: jax.Array | float = 0.0
+        for i, j, k in itertools.product(*map(range, self.kernel)):
+            end = (b, i + spans[0], j + spans[1], k + spans[2], c)
+            part = jax.lax.slice(padded, (0, i, j, k, 0), end, (1, *self.stride, 1))
+            total += part.astype(jnp.float32) * kernel[i, j, k, 0].astype(jnp.float32)
+        return jnp.asarray(total).astype(x.dtype)
+
+
+def max_pool(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.Array:
+    """Max pooling of (b, t, h, w, c) with the same padding on both sides."""
+    return nn.max_pool(x, window, stride, [(p, p) for p in padding])
+
+
+def sliding_average(x: jax.Array, window: Sequence[int], model: str) -> jax.Array:
+    """Average of (b, t, h, w, c) in a fixed window that slides with stride 1.
+
+    Raises:
+      ValueError: the features are smaller than the window, that is the clip is
+        shorter or smaller than the architecture can take.
+    """
+    if any(n < k for n, k in zip(x.shape[1:4], window, strict=True)):
+        have = "x".join(map(str, x.shape[1:4]))
+        need = "x".join(map(str, window))
+        raise ValueError(
+            f"{model}: its head averages over {need} features (frames x height x width)"
+            f" and the clip gives {have}; use more frames or a larger size"
+        )
+    if tuple(x.shape[1:4]) == tuple(window):
+        return jnp.mean(x, axis=(1, 2, 3), keepdims=True, dtype=jnp.float32)
+    return nn.avg_pool(x.astype(jnp.float32), tuple(window), (1, 1, 1), "VALID")

@@ -1,0 +1,197 @@
+"""TimeSformer with divided space-time attention (Bertasius et al., arXiv:2102.05095).
+
+Tokens stay (b, t, n, c): temporal attention runs along t, spatial attention along n,
+and no norm ever sees frames or patches folded into the batch.
+
+>>> import jax, jax.numpy as jnp
+>>> fields = VARIANTS["timesformer_small"]
+>>> model = TimeSformer(num_classes=5, frames=4, size=28, **fields)
+>>> video = jnp.zeros((1, 4, 28, 28, 3))
+>>> logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), video)
+>>> logits.shape
+(1, 5)
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leaps_jax.models.layers import LayerNorm
+
+truncated_normal = nn.initializers.truncated_normal(0.02)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention along the last but one axis; softmax in float32."""
+
+    heads: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        qkv = nn.Dense(
+            3 * width, dtype=self.dtype, kernel_init=truncated_normal, name="qkv"
+        )(x)
+        # the rows of torch's matrix are ordered q, k, v, then head, then channel
+        qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, width // self.heads)
+        q, k, v = (qkv[..., i, :, :] for i in range(3))  # ... n heads d
+        q = q * (width // self.heads) ** -0.5
+        scores = jnp.einsum(
+            "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
+        )
+        weights = nn.softmax(scores).astype(v.dtype)
+        x = jnp.einsum("...hnm,...mhd->...nhd", weights, v).reshape(x.shape)
+        return nn.Dense(
+            width, dtype=self.dtype, kernel_init=truncated_normal, name="proj"
+        )(x)
+
+
+class Mlp(nn.Module):
+    """Two layers with an exact GELU between them."""
+
+    hidden: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        x = nn.Dense(
+            self.hidden, dtype=self.dtype, kernel_init=truncated_normal, name="fc1"
+        )(x)
+        x = nn.gelu(x, approximate=False)
+        return nn.Dense(
+            width, dtype=self.dtype, kernel_init=truncated_normal, name="fc2"
+        )(x)
+
+
+class Block(nn.Module):
+    """Attention over time, then over space, then an MLP, each added to its input."""
+
+    heads: int
+    hidden: int
+    first: bool
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, class_token: jax.Array, patches: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Maps a class token (b, 1, c) and patches (b, t, n, c) to the same shapes."""
+        b, t, n, c = patches.shape
+        x = LayerNorm(time_axis=1, name="temporal_norm")(patches)
+        x = Attention(self.heads, self.dtype, name="temporal_attention")(
+            x.swapaxes(1, 2)  # b n t c
+        ).swapaxes(1, 2)
+        # the later blocks start without temporal attention, as upstream initialises
+        # them, so that training starts from an image network
+        init = truncated_normal if self.first else nn.initializers.zeros_init()
+        dense = nn.Dense(c, dtype=self.dtype, kernel_init=init, name="temporal_dense")
+        patches = patches + dense(x)
+
+        # every frame sees its own copy of the class token; the copies are averaged
+        copies = jnp.broadcast_to(class_token[:, None], (b, t, 1, c))
+        x = jnp.concatenate([copies, patches], axis=2)  # b t 1+n c
+        x = LayerNorm(time_axis=1, name="norm")(x)
+        x = Attention(self.heads, self.dtype, name="attention")(x)
+        mean = jnp.mean(x[:, :, :1], axis=1, dtype=jnp.float32).astype(x.dtype)
+        class_token = class_token + mean
+        patches = patches + x[:, :, 1:]
+
+        x = jnp.concatenate([class_token, patches.reshape(b, t * n, c)], axis=1)
+        y = LayerNorm(name="mlp_norm")(x)
+        x = x + Mlp(self.hidden, self.dtype, name="mlp")(y)
+        return x[:, :1], x[:, 1:].reshape(b, t, n, c)
+
+
+class TimeSformer(nn.Module):
+    """A divided space-time transformer classifier.
+
+    Attributes:
+      num_classes: logits.
+      frames: of the clips it is made for; the number of time embeddings. They are
+        resized for another number, by nearest neighbour.
+      size: height and width it is made for, in pixels; sets the grid of position
+        embeddings, likewise resized.
+      patch: height and width of a patch, in pixels.
+      depth: blocks.
+      width: channels of a token.
+      heads: of attention.
+      dropout: rate before the classifier, in training.
+      dtype: compute type of matrix products, None for float32; parameters are float32.
+      remat: recompute each block in the backward pass instead of keeping it.
+    """
+
+    num_classes: int = 400
+    frames: int = 8
+    size: int = 224
+    patch: int = 16
+    depth: int = 12
+    width: int = 768
+    heads: int = 12
+    dropout: float = 0.0
+    dtype: jnp.dtype | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, video: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits (b, classes) in float32 of a normalised video (b, t, h, w, 3).
+
+        Raises:
+          ValueError: height or width is no multiple of the patch.
+        """
+        b, t, h, w, _ = video.shape
+        patch, c, grid = self.patch, self.width, self.size // self.patch
+        if h % patch or w % patch or self.size % patch:
+            odd = self.size if self.size % patch else f"{h}x{w}"
+            raise ValueError(
+                f"size={odd}: TimeSformer cuts frames into patches of {patch} pixels;"
+                f" use a multiple of {patch}"
+            )
+        patches = nn.Conv(  # frame by frame
+            c, (patch, patch), (patch, patch), dtype=self.dtype, name="patch_embedding"
+        )(video).reshape(b, t, -1, c)
+        shape = (1, 1, c)
+        class_token = self.param("class_token", truncated_normal, shape)
+        shape = (1, 1 + grid * grid, c)
+        position = self.param("position_embedding", truncated_normal, shape)
+        shape = (1, self.frames, c)
+        time = self.param("time_embedding", nn.initializers.zeros_init(), shape)
+
+        rows, columns = _nearest(grid, h // patch), _nearest(grid, w // patch)
+        space = position[:, 1:].reshape(grid, grid, c)[rows][:, columns]
+        patches += space.reshape(1, 1, -1, c).astype(patches.dtype)
+        patches += time[:, _nearest(self.frames, t), None].astype(patches.dtype)
+        class_token = (class_token + position[:, :1]).astype(patches.dtype)
+        class_token = jnp.broadcast_to(class_token, (b, 1, c))
+
+        block = nn.remat(Block) if self.remat else Block
+        for i in range(self.depth):
+            class_token, patches = block(
+                self.heads, 4 * c, i == 0, self.dtype, name=f"block{i}"
+            )(class_token, patches)
+        x = jnp.concatenate([class_token, patches.reshape(b, -1, c)], axis=1)
+        x = LayerNorm(name="norm")(x)[:, 0].astype(jnp.float32)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(
+            self.num_classes, kernel_init=truncated_normal, name="classifier"
+        )(x)
+
+
+def _nearest(have: int, want: int) -> np.ndarray:
+    """Indices of torch's nearest-neighbour resizing, floor(i * have / want).
+
+    `jax.image.resize` rounds from the centres of pixels and takes others.
+    """
+    return np.arange(want) * have // want
+
+
+# Table 1 and section 4 of arXiv:2102.05095 (ViT-Base, 8 frames at 224 pixels).
+VARIANTS: dict[str, dict[str, Any]] = {
+    "timesformer": {"patch": 16, "depth": 12, "width": 768, "heads": 12},
+    # this project's: for small data sets, 8 x 8 patches at 112 pixels
+    "timesformer_small": {"patch": 14, "depth": 6, "width": 192, "heads": 3},
+}

@@ -1,0 +1,369 @@
+"""Objectives: immutable weighted sums of named terms.
+
+A term is a function `Context -> loss per video (b,)` with a name. It never knows its
+own weight. Objectives add, subtract and scale, so a new one is an expression:
+
+>>> objective = cross_entropy() + 0.5 * priming() + 1e-4 * l2()
+>>> [(weight, term.name) for weight, term in objective.terms]
+[(1.0, 'cross_entropy'), (0.5, 'priming'), (0.0001, 'l2')]
+
+LEAPS, activation maximisation, DeepDream and DeepInversion-style inversion are four
+such expressions at the end of this file. Equations follow A. Stergiou and
+N. Deligiannis, "Leaping Into Memories", ICCV 2023 (arXiv 2303.09941).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from leaps_jax.config import Config
+from leaps_jax.errors import UserError, nearest
+from leaps_jax.taps import Moments, Tap
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """All that a term may look at, for a batch of b videos on one device.
+
+    Attributes:
+      video: (b, t, h, w, 3), normalised, as the network saw it.
+      logits: (b, classes) of the inverted model.
+      labels: (b,) target classes.
+      taps: of the inverted model, in order of execution.
+      primed: per tap, its mean (b, c) for the stimulus.
+      verifier_taps: of the verifier, for the same videos.
+      verifier_moments: per verifier tap, the mean and variance (c,) to match.
+      batch_mean: `(b, ...) -> (...)`, the mean over the videos of *all* devices.
+    """
+
+    video: jax.Array
+    logits: jax.Array
+    labels: jax.Array
+    taps: Mapping[str, Tap] = dataclasses.field(default_factory=dict)
+    primed: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+    verifier_taps: Mapping[str, Tap] = dataclasses.field(default_factory=dict)
+    verifier_moments: Moments = dataclasses.field(default_factory=dict)
+    batch_mean: Callable[[jax.Array], jax.Array] = lambda x: x.mean(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A named loss; `uses` lists what it needs of "stimulus" and "verifier"."""
+
+    name: str
+    loss: Callable[[Context], jax.Array]
+    uses: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A weighted sum of terms; `+`, `-` and `*` by a number return a new one."""
+
+    terms: tuple[tuple[float, Term], ...]
+
+    def __post_init__(self) -> None:
+        names = [term.name for _, term in self.terms]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(
+                    f"objective: two terms are named {name!r}; rename one with"
+                    " .named(...)"
+                )
+
+    @property
+    def uses(self) -> frozenset[str]:
+        return frozenset().union(*(term.uses for _, term in self.terms))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {term.name: weight for weight, term in self.terms}
+
+    def values(self, context: Context) -> dict[str, jax.Array]:
+        """Each term raw, without its weight: {name: (b,)}."""
+        return {term.name: term.loss(context) for _, term in self.terms}
+
+    def total(self, values: Mapping[str, jax.Array]) -> jax.Array:
+        """The weighted sum of what `values` returned, (b,)."""
+        return sum(
+            (weight * values[term.name] for weight, term in self.terms),
+            start=jnp.zeros(()),
+        )
+
+    def named(self, name: str) -> "Objective":
+        """The same objective of one term under another name."""
+        ((weight, term),) = self.terms
+        return Objective(((weight, dataclasses.replace(term, name=name)),))
+
+    def without(self, name: str) -> "Objective":
+        """An ablation: the objective without one of its terms.
+
+        >>> (cross_entropy() + l2()).without("l2").weights
+        {'cross_entropy': 1.0}
+        """
+        if name not in self.weights:
+            raise UserError(f"term={name!r}: {nearest(name, self.weights)}")
+        return Objective(tuple((w, t) for w, t in self.terms if t.name != name))
+
+    def __add__(self, other: "Objective") -> "Objective":
+        if not isinstance(other, Objective):
+            return NotImplemented
+        return Objective(self.terms + other.terms)
+
+    def __mul__(self, factor: float) -> "Objective":
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            raise TypeError(f"an objective is scaled by a number, not by {factor!r}")
+        return Objective(tuple((factor * w, term) for w, term in self.terms))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Objective":
+        return -1.0 * self
+
+    def __sub__(self, other: "Objective") -> "Objective":
+        if not isinstance(other, Objective):
+            return NotImplemented
+        return self + -other
+
+
+def term(
+    name: str, loss: Callable[[Context], jax.Array], *, uses: Sequence[str] = ()
+) -> Objective:
+    """An objective of one term of weight 1: the way to add your own.
+
+    >>> dark = term("dark", lambda context: context.video.mean((1, 2, 3, 4)))
+    """
+    return Objective(((1.0, Term(name, loss, frozenset(uses))),))
+
+
+def cross_entropy() -> Objective:
+    """CE(Φ(x*), y) on logits: the video is seen as its class."""
+
+    def loss(context: Context) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(
+            context.logits, context.labels
+        )
+
+    return term("cross_entropy", loss)
+
+
+def class_logit() -> Objective:
+    """The negated logit of the class, unbounded: activation maximisation."""
+
+    def loss(context: Context) -> jax.Array:
+        return -jnp.take_along_axis(context.logits, context.labels[:, None], 1)[:, 0]
+
+    return term("class_logit", loss)
+
+
+def priming(profile: Callable[[float], float] = lambda depth: 1.0) -> Objective:
+    """The features of the stimulus: L_prim = (1/L) Σ_l λ_l (1 − JVS(μ(z_l), μ(v_l))).
+
+    z_l and v_l are the l-th taps of the video and of the stimulus; JVS is the Jaccard
+    (Tanimoto) vector similarity, a·b / (‖a‖² + ‖b‖² − a·b).
+
+    Args:
+      profile: λ as a function of the depth of a tap, 0 for the first and 1 for the
+        last; for a decreasing one, `lambda depth: 2 * (1 - depth)`.
+    """
+
+    def loss(context: Context) -> jax.Array:
+        depth = max(len(context.taps) - 1, 1)
+        distances = [
+            profile(i / depth) * jaccard_distance(tap.mean(), context.primed[name])
+            for i, (name, tap) in enumerate(context.taps.items())
+        ]
+        return jnp.stack(distances).mean(0)
+
+    return term("priming", loss, uses=["stimulus"])
+
+
+def jaccard_distance(a: jax.Array, b: jax.Array) -> jax.Array:
+    """1 − JVS along the last axis: 0 for equal vectors, at most 4/3.
+
+    >>> float(jaccard_distance(jnp.array([1.0, 2.0]), jnp.array([1.0, 2.0])))
+    0.0
+    """
+    dot = (a * b).sum(-1)
+    norms = jnp.square(a).sum(-1) + jnp.square(b).sum(-1)
+    return 1 - dot / (norms - dot + 1e-12)
+
+
+def coherence(margin: float = 0.1, last: int = 1) -> Objective:
+    """R_coh: neighbouring frames alike, all others at least `margin` apart.
+
+    The mean over pairs t1 < t2 of ‖z_t1 − z_t2‖ for neighbours and of
+    max(0, margin − ‖z_t1 − z_t2‖) for the rest, where ‖·‖ is the *mean* absolute
+    difference, so that the margin means the same for every model. A frozen video is
+    no minimum.
+
+    Args:
+      margin: δ, in units of the tapped feature.
+      last: how many of the last taps with a time axis take part; the paper reports
+        that all of them together stop every motion.
+    """
+
+    def loss(context: Context) -> jax.Array:
+        timed = [tap for tap in context.taps.values() if tap.time_axis is not None]
+        if not timed:
+            raise UserError(
+                "coherence: no tap of the model has a time axis; set coherence=0 or"
+                " give a norm layer `time_axis`"
+            )
+        return sum(map(pairs, timed[-last:]), start=jnp.zeros(())) / last
+
+    def pairs(tap: Tap) -> jax.Array:
+        assert tap.time_axis is not None
+        z = jnp.moveaxis(tap.value, tap.time_axis, 1).astype(jnp.float32)
+        frames = z.shape[1]
+        everything = tuple(range(2, z.ndim))
+        sums = jnp.zeros(z.shape[0])
+        for gap in range(1, frames):
+            distance = jnp.abs(z[:, gap:] - z[:, :-gap]).mean(everything)
+            if gap > 1:
+                distance = jax.nn.relu(margin - distance)
+            sums += distance.sum(1)
+        return sums / max(frames * (frames - 1) // 2, 1)
+
+    return term("coherence", loss)
+
+
+def diversity(relative: bool = True) -> Objective:
+    """R_feat: feature statistics of a verifier as on natural videos.
+
+    Σ_l ‖mean(S_l(x*)) − mean_l‖₂ + ‖var(S_l(x*)) − var_l‖₂ with moments per channel
+    over all positions of all videos of the *global* batch: a term that couples videos.
+    Every video reports the same value.
+
+    Args:
+      relative: measure each norm in units of its target (the root mean square of the
+        layer, the norm of its variances) and take the mean over layers, so that one
+        weight serves every verifier; False is the sum as published, whose size
+        differs by orders of magnitude between networks.
+    """
+
+    def loss(context: Context) -> jax.Array:
+        total = jnp.zeros(())
+        for name, tap in context.verifier_taps.items():
+            mean, var = context.verifier_moments[name]
+            # Around the target mean, E[x²] − E[x]² does not cancel in float32.
+            centred = tap.value.astype(jnp.float32) - mean
+            first = context.batch_mean(centred.mean(tap.positions))
+            second = context.batch_mean(jnp.square(centred).mean(tap.positions))
+            of_mean, of_var = norm(first), norm(second - jnp.square(first) - var)
+            if relative:
+                size = jnp.sqrt((jnp.square(mean) + var).sum())
+                of_mean, of_var = of_mean / size, of_var / norm(var)
+                of_mean /= len(context.verifier_taps)
+                of_var /= len(context.verifier_taps)
+            total += of_mean + of_var
+        return jnp.broadcast_to(total, context.labels.shape)
+
+    return term("diversity", loss, uses=["verifier"])
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """‖x‖₂ along the last axis, with a gradient of 0 (not NaN) at 0."""
+    square = jnp.square(x).sum(-1)
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def l2() -> Objective:
+    """Mean square of the normalised video: pulls towards the mean colour."""
+    return term("l2", lambda context: jnp.square(context.video).mean((1, 2, 3, 4)))
+
+
+def spatial_tv() -> Objective:
+    """Total variation along height and width: smooth frames."""
+
+    def loss(context: Context) -> jax.Array:
+        x = context.video
+        down = jnp.abs(x[:, :, 1:] - x[:, :, :-1]).mean((1, 2, 3, 4))
+        across = jnp.abs(x[:, :, :, 1:] - x[:, :, :, :-1]).mean((1, 2, 3, 4))
+        return down + across
+
+    return term("spatial_tv", loss)
+
+
+def temporal_tv() -> Objective:
+    """Total variation along time: slow videos."""
+
+    def loss(context: Context) -> jax.Array:
+        x = context.video
+        return jnp.abs(x[:, 1:] - x[:, :-1]).sum((1, 2, 3, 4)) / x[0].size
+
+    return term("temporal_tv", loss)
+
+
+def activation(last: int = 1) -> Objective:
+    """The negated root mean square of the last taps: DeepDream amplifies them."""
+
+    def loss(context: Context) -> jax.Array:
+        chosen = list(context.taps.values())[-last:]
+        squares = [
+            jnp.square(tap.value.astype(jnp.float32)).mean(range(1, tap.value.ndim))
+            for tap in chosen
+        ]
+        return -norm(jnp.stack(squares, -1) ** 0.5)
+
+    return term("activation", loss)
+
+
+def leaps(config: Config) -> Objective:
+    """CE + L_prim + r · (R_coh + R_feat) + small pixel priors."""
+    r = config.regularization
+    return _sum(
+        (1.0, cross_entropy()),
+        (config.priming, priming()),
+        (r * config.coherence, coherence(config.margin)),
+        (r * config.diversity, diversity()),
+        *_pixel_priors(config),
+    )
+
+
+def activation_maximization(config: Config) -> Objective:
+    """The class logit and the pixel priors, from noise."""
+    return _sum((1.0, class_logit()), *_pixel_priors(config))
+
+
+def deep_dream(config: Config) -> Objective:
+    """The norm of the last layer's activations, from the clip, over octaves."""
+    return _sum((1.0, activation()), *_pixel_priors(config))
+
+
+def deep_inversion(config: Config) -> Objective:
+    """CE, feature statistics and pixel priors; no priming, no coherence.
+
+    After H. Yin et al., "Dreaming to Distill", CVPR 2020 (arXiv 1912.08795).
+    """
+    r = config.regularization
+    return _sum(
+        (1.0, cross_entropy()),
+        (r * config.diversity, diversity()),
+        *_pixel_priors(config),
+    )
+
+
+METHODS: dict[str, Callable[[Config], Objective]] = {
+    "leaps": leaps,
+    "activation_maximization": activation_maximization,
+    "deep_dream": deep_dream,
+    "deep_inversion": deep_inversion,
+}
+
+
+def _pixel_priors(config: Config) -> list[tuple[float, Objective]]:
+    return [
+        (config.l2, l2()),
+        (config.spatial_tv, spatial_tv()),
+        (config.temporal_tv, temporal_tv()),
+    ]
+
+
+def _sum(*parts: tuple[float, Objective]) -> Objective:
+    """Their weighted sum, without the terms of weight 0: those cost nothing."""
+    scaled = [weight * objective for weight, objective in parts if weight]
+    return Objective(tuple(t for objective in scaled for t in objective.terms))

@@ -1,0 +1,113 @@
+"""Maps the update step over devices.
+
+Every leaf of a state or batch has the video as its leading axis. `shard` splits that
+axis over devices and `gather` joins it again; remainders are padded with copies, which
+carry weight 0, and dropped.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+AXIS = "devices"
+
+
+def shard(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Splits the leading axis: (n, ...) -> (devices, ceil(n / devices), ...)."""
+    count = len(devices)
+
+    def split(x):
+        x = np.asarray(x)
+        per_device = -(-len(x) // count)
+        index = np.minimum(np.arange(count * per_device), len(x) - 1)
+        return x[index].reshape(count, per_device, *x.shape[1:])
+
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    return jax.tree.map(lambda x: jax.device_put(split(x), sharding), tree)
+
+
+def padding_weights(n: int, devices: Sequence[jax.Device]) -> jax.Array:
+    """(devices, ceil(n / devices)): 1 for a video, 0 for padding."""
+    per_device = -(-n // len(devices))
+    weights = np.arange(len(devices) * per_device) < n
+    return shard(weights.astype(np.float32), devices).reshape(len(devices), per_device)
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Copies constants to every device once."""
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.tree.map(lambda x: jax.device_put(jnp.asarray(x), sharding), tree)
+
+
+def gather(tree: Any, n: int) -> Any:
+    """Joins the leading axes again, on the host, and drops the padding."""
+    return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:n], tree)
+
+
+def gather_metrics(metrics: Any, n: int) -> Any:
+    """Joins metrics (devices, steps, per device) to (steps, n)."""
+    return jax.tree.map(
+        lambda x: np.moveaxis(np.asarray(x), 0, 1).reshape(x.shape[1], -1)[:, :n],
+        metrics,
+    )
+
+
+def map_steps(
+    update_step: Callable, steps: int, devices: Sequence[jax.Device]
+) -> Callable:
+    """Compiles `steps` update steps into one call on all devices.
+
+    Args:
+      update_step: `(state, batch, frozen) -> (state, metrics)` for one device, with
+        its collectives over `AXIS`.
+      steps: run under `lax.scan`, so that Python never waits.
+      devices: the devices.
+
+    Returns:
+      `(sharded state, sharded batch, replicated frozen) -> (state, metrics)`; the
+      state is donated, metrics are (devices, steps, per device).
+    """
+
+    def many(state, batch, frozen):
+        def body(state, _):
+            return update_step(state, batch, frozen)
+
+        return jax.lax.scan(body, state, None, steps)
+
+    return jax.pmap(
+        many,
+        axis_name=AXIS,
+        in_axes=(0, 0, None),
+        devices=list(devices),
+        donate_argnums=0,
+    )
+
+
+def batch_mean(weight: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """The mean over the videos of all devices, padding left out.
+
+    Args:
+      weight: (b,), 1 for a video and 0 for padding.
+
+    Returns:
+      `(b, ...) -> (...)`. Its gradient is that of the *sum over all videos of all
+      devices* of a loss that uses the mean: written with a local mean and
+      `stop_gradient`, it needs no collective backwards and does not depend on how
+      the mapping transposes one (`pmap` counts a replicated loss once a device).
+    """
+    local = weight.sum()
+    everywhere = jax.lax.psum(local, AXIS)
+
+    def mean(x: jax.Array) -> jax.Array:
+        shaped = weight.reshape(-1, *[1] * (x.ndim - 1))
+        part = (x * shaped).sum(0)
+        own = part / jnp.maximum(local, 1.0)
+        value = jax.lax.psum(jax.lax.stop_gradient(part), AXIS) / everywhere
+        return own + jax.lax.stop_gradient(value - own)
+
+    return mean

@@ -1,0 +1,396 @@
+"""A run: the folder that holds everything that one synthesis produced.
+
+    run.json        every setting, versions, status, final terms, accuracies
+    metrics.jsonl   a line per logged step, each term raw and weighted, per video
+    videos.npz      videos and stimuli (n, t, h, w, 3) float32 in [0, 1], labels (n,)
+    videos/         NNN_<class>.mp4, and the stimuli beside them
+    preview.mp4     all videos as they were a moment ago
+    index.html      a page that shows stimuli, videos and what the models see
+    state/          the last states of the optimisation, from which a run goes on
+
+Files are replaced whole, so that a run killed at any moment can be resumed; the state
+is saved between two calls of the compiled steps, where nothing else is in flight.
+"""
+
+import contextlib
+import hashlib
+import html
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jaxlib
+import numpy as np
+import optax
+
+import leaps_jax
+from leaps_jax import checkpoints, render, synthesis, taps
+from leaps_jax.errors import UserError
+from leaps_jax.progress import Steps
+from leaps_jax.synthesis import Problem, Snapshot
+from leaps_jax.taps import Model
+
+_LOG_EVERY = 10  # steps between two lines of metrics.jsonl
+
+
+def execute(
+    folder: Path,
+    problem: Problem,
+    settings: Mapping[str, Any],
+    judges: Mapping[str, Model],
+    *,
+    overwrite: bool = False,
+    save_every: float = 30.0,
+    preview_every: int = 100,
+) -> dict[str, Any]:
+    """Runs a synthesis in a folder, or goes on with the one that the folder holds.
+
+    Args:
+      folder: of the run; made if missing.
+      problem: from `synthesis.prepare`.
+      settings: what defines the run; a folder with other settings is refused.
+      judges: models by role ("self", "verifier", ...) that classify the result.
+      overwrite: delete the run that the folder holds.
+      save_every: seconds between two saved states.
+      preview_every: steps between two previews, 0 for none.
+
+    Returns:
+      The content of `run.json`; its `status` is "finished", or "stopped" after
+      Ctrl-C.
+
+    Raises:
+      UserError: the folder holds something else or cannot be written.
+      synthesis.NotFiniteError: after the last good state was saved.
+    """
+    settings = _with_stimuli(settings, problem)
+    record = _open(folder, settings, overwrite)
+    if record["status"] == "finished":
+        return record
+    state = checkpoints.restore_state(folder / "state", problem.init_state())
+    start = 0 if state is None else int(state.step[0])
+    _keep_lines(folder / "metrics.jsonl", start)
+    record |= {"status": "running", "step": start}
+    _write_json(folder / "run.json", record)
+
+    config, began = problem.config, time.monotonic()
+    seconds_before, saved = record["seconds"], time.monotonic()
+    last: Snapshot | None = None
+    with Steps("synthesize", config.steps, start) as steps, _interruptible() as stop:
+        if start:
+            steps.say(f"resuming {folder} at step {start}")
+        try:
+            for snapshot in synthesis.iterate(problem, state):
+                last = snapshot
+                _log(folder / "metrics.jsonl", problem, snapshot)
+                steps.update(snapshot.step, _shown(snapshot))
+                done = snapshot.step == config.steps
+                length = len(snapshot.metrics["total"])
+                if preview_every and snapshot.step % preview_every < length:
+                    _preview(folder, problem, snapshot)
+                if stop or done or time.monotonic() - saved > save_every:
+                    checkpoints.save_state(
+                        folder / "state", snapshot.step, snapshot.state()
+                    )
+                    saved = time.monotonic()
+                if stop:
+                    break
+        except synthesis.NotFiniteError as error:
+            last = error.snapshot
+            checkpoints.save_state(folder / "state", last.step, last.state())
+            record |= {"status": "failed", "step": last.step, "error": str(error)}
+            _write_json(folder / "run.json", record)
+            _write_results(folder, problem, last.state(), record, judges)
+            raise
+    record["seconds"] = round(seconds_before + time.monotonic() - began, 2)
+    if last is not None:
+        final = last.state()
+        record |= {
+            "status": "finished" if last.step == config.steps else "stopped",
+            "step": last.step,
+            "final": _final(problem, last),
+        }
+    else:  # killed after its last state was saved and before its results were
+        assert state is not None
+        final = state
+        record["status"] = "finished"
+    _write_results(folder, problem, final, record, judges)
+    _write_json(folder / "run.json", record)
+    return record
+
+
+def _with_stimuli(settings: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
+    """Adds a digest of the pixels: the same path may hold another clip tomorrow."""
+    digest = hashlib.sha256()
+    if problem.stimuli is not None:
+        digest.update(np.ascontiguousarray(problem.stimuli).tobytes())
+    settings = dict(settings) | {"stimuli_sha256": digest.hexdigest()}
+    return json.loads(json.dumps(settings))  # as run.json will give them back
+
+
+def _open(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    record_path = folder / "run.json"
+    try:
+        if overwrite and record_path.exists():
+            shutil.rmtree(folder)
+        if record_path.exists():
+            record = json.loads(record_path.read_text())
+            changed = [
+                key
+                for key in record["settings"] | settings
+                if record["settings"].get(key) != settings.get(key)
+            ]
+            if changed:
+                raise UserError(
+                    f"out={str(folder)!r}: holds another run (it differs in"
+                    f" {', '.join(changed)}); choose another folder or --overwrite"
+                )
+            return record
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(
+                f"out={str(folder)!r}: exists and is no run; choose another folder"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {
+            "status": "running",
+            "step": 0,
+            "settings": settings,
+            "versions": versions(),
+            "device": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            "seconds": 0.0,
+        }
+        _write_json(record_path, record)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"out={str(folder)!r}: run.json is damaged ({error.msg}); use --overwrite"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"out={str(folder)!r}: cannot be written ({error.strerror}); choose"
+            " another folder"
+        ) from error
+    return record
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    return {
+        "leaps_jax": leaps_jax.__version__,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "flax": flax.__version__,
+        "optax": optax.__version__,
+        "numpy": np.__version__,
+    }
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[list[bool]]:
+    """Yields a list that becomes non-empty at the first Ctrl-C; the second raises."""
+    stop: list[bool] = []
+
+    def handle(number, frame):
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(True)
+
+    try:
+        previous = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not the main thread: no signals here
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _shown(snapshot: Snapshot) -> dict[str, float]:
+    """The mean over videos of every metric at the last step of the snapshot."""
+    return {name: float(v[-1].mean()) for name, v in snapshot.metrics.items()}
+
+
+def _lines(problem: Problem, snapshot: Snapshot) -> Iterator[str]:
+    weights = problem.objective.weights
+    first = snapshot.step - len(snapshot.metrics["total"]) + 1
+    for row, total in enumerate(snapshot.metrics["total"]):
+        step = first + row
+        if step % _LOG_EVERY and step != problem.config.steps:
+            continue
+        raw = {name: snapshot.metrics[name][row] for name in weights}
+        yield json.dumps(
+            {
+                "step": step,
+                "total": _rounded(total),
+                "confidence": _rounded(snapshot.metrics["confidence"][row]),
+                "gradient": _rounded(snapshot.metrics["gradient"][row]),
+                "raw": {name: _rounded(v) for name, v in raw.items()},
+                "weighted": {n: _rounded(weights[n] * v) for n, v in raw.items()},
+            }
+        )
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [float(f"{v:.6g}") for v in values]
+
+
+def _log(path: Path, problem: Problem, snapshot: Snapshot) -> None:
+    with path.open("a") as file:
+        file.writelines(line + "\n" for line in _lines(problem, snapshot))
+
+
+def _keep_lines(path: Path, step: int) -> None:
+    """Drops the lines after `step`: their steps will be done again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:  # cut short by a kill
+            continue
+    _replace(path, "".join(kept).encode())
+
+
+def _final(problem: Problem, snapshot: Snapshot) -> dict[str, Any]:
+    weights = problem.objective.weights
+    raw = {name: values[-1] for name, values in snapshot.metrics.items()}
+    return {
+        name: {
+            "raw": _rounded(values),
+            "weighted": _rounded(weights.get(name, 1.0) * values),
+        }
+        for name, values in raw.items()
+    }
+
+
+def _preview(folder: Path, problem: Problem, snapshot: Snapshot) -> None:
+    if render.can_write() is None:
+        videos = synthesis.best_pixels(problem, snapshot.state())[:16]
+        render.write_video(folder / "preview.mp4", render.grid(videos), _fps(problem))
+
+
+def _fps(problem: Problem) -> float:
+    """Real time: the stride counts frames of a 30 fps source."""
+    return 30 / problem.model.spec.stride
+
+
+def judge(
+    model: Model, videos: np.ndarray, classes: tuple[str, ...], labels: np.ndarray
+) -> dict[str, Any]:
+    """What a model sees in videos: class names, confidences, how many are right.
+
+    Args:
+      model: the judge; its classes are matched to the labels by name.
+      videos: (n, t, h, w, 3) pixels in [0, 1].
+      classes: names that `labels` index.
+      labels: (n,).
+    """
+    logits = np.concatenate(
+        [
+            np.asarray(taps.predict(model, videos[i : i + 8]))
+            for i in range(0, len(videos), 8)
+        ]
+    )
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    seen = [model.spec.classes[i] for i in logits.argmax(1)]
+    wanted = [classes[label] for label in labels]
+    return {
+        "model": model.spec.name,
+        "correct": sum(a == b for a, b in zip(seen, wanted, strict=True)),
+        "of": len(wanted),
+        "seen": seen,
+        "confidence": _rounded(probabilities.max(1)),
+    }
+
+
+def _write_results(
+    folder: Path,
+    problem: Problem,
+    state: synthesis.State,
+    record: dict[str, Any],
+    judges: Mapping[str, Model],
+) -> None:
+    spec = problem.model.spec
+    videos = synthesis.best_pixels(problem, state)
+    stimuli = np.zeros((0, *videos.shape[1:]), np.float32)
+    if problem.stimuli is not None:
+        stimuli = problem.stimuli
+    temporary = folder / ".videos.npz"
+    np.savez(temporary, videos=videos, stimuli=stimuli, labels=problem.labels)
+    os.replace(temporary, folder / "videos.npz")
+    record["judges"] = {
+        role: judge(model, videos, spec.classes, problem.labels)
+        for role, model in judges.items()
+    }
+    reason = render.can_write()
+    if reason:
+        record["videos_not_written"] = reason
+        return
+    names = []
+    for number, (video, label) in enumerate(zip(videos, problem.labels, strict=True)):
+        name = f"{number:03d}_{render.safe_name(spec.classes[label])}"
+        names.append(name)
+        render.write_video(folder / "videos" / f"{name}.mp4", video, _fps(problem))
+        if len(stimuli):
+            path = folder / "videos" / f"{name}_stimulus.mp4"
+            render.write_video(path, stimuli[number], _fps(problem))
+    _replace(folder / "index.html", _page(problem, record, names).encode())
+
+
+def _page(problem: Problem, record: Mapping[str, Any], names: list[str]) -> str:
+    spec = problem.model.spec
+    player = '<video src="videos/{}.mp4" autoplay loop muted playsinline></video>'
+    rows = []
+    for number, name in enumerate(names):
+        seen = "<br>".join(
+            f"{html.escape(role)}: {html.escape(verdict['seen'][number])}"
+            f" {verdict['confidence'][number]:.0%}"
+            for role, verdict in record["judges"].items()
+        )
+        cells = [html.escape(spec.classes[problem.labels[number]])]
+        if problem.stimuli is not None:
+            cells.append(player.format(name + "_stimulus"))
+        cells += [player.format(name), seen]
+        rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+    heads = ["class", "stimulus", "synthesised", "seen as"]
+    if problem.stimuli is None:
+        heads.remove("stimulus")
+    head = "".join(f"<th>{h}</th>" for h in heads)
+    title = f"{html.escape(spec.name)}, step {record['step']} of {problem.config.steps}"
+    return _PAGE.format(title=title, head=head, rows="\n".join(rows))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 16px/1.4 sans-serif; margin: 2em auto; max-width: 60em }}
+video {{ width: 16em; image-rendering: pixelated; display: block }}
+td, th {{ text-align: left; padding: .4em 1em .4em 0; vertical-align: top }}
+</style>
+<h1>{title}</h1>
+<table><tr>{head}</tr>
+{rows}
+</table>
+<p>Settings and numbers: <a href="run.json">run.json</a>,
+<a href="metrics.jsonl">metrics.jsonl</a>; arrays: <a href="videos.npz">videos.npz</a>.
+</html>
+"""
+
+
+def _write_json(path: Path, value: Any) -> None:
+    _replace(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name("." + path.name)
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

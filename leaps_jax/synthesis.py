@@ -1,0 +1,524 @@
+"""The engine: noise videos are optimised until a frozen model sees what it should.
+
+It knows no files, no class names and no particular model. `update_step` is one pure
+function; `iterate` runs it over devices and yields a snapshot after every call;
+`synthesize` is the short way to the result:
+
+>>> result = synthesize(model, stimuli, labels=[3])             # doctest: +SKIP
+>>> result.videos.shape                                         # doctest: +SKIP
+(1, 4, 160, 160, 3)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from leaps_jax import objectives, parallel, taps, transforms
+from leaps_jax import video as video_lib
+from leaps_jax.config import Config, ModelSpec
+from leaps_jax.errors import UserError
+from leaps_jax.objectives import Context, Objective
+from leaps_jax.taps import Model
+
+
+class State(flax.struct.PyTreeNode):
+    """What changes from step to step; the leading axis of every leaf is the video.
+
+    Attributes:
+      videos: (b, t, h, w, 3), normalised.
+      optimizer: the state of optax, one a video.
+      best_videos: per video, the one with the lowest loss so far.
+      best_loss: (b,), that loss.
+      index: (b,) number of the video in the whole run: the source of its randomness.
+      step: (b,) steps done.
+      finite: (b,), False once any loss or gradient was not finite; from then on the
+        state stays as it was before that step.
+    """
+
+    videos: jax.Array
+    optimizer: Any
+    best_videos: jax.Array
+    best_loss: jax.Array
+    index: jax.Array
+    step: jax.Array
+    finite: jax.Array
+
+
+class Batch(flax.struct.PyTreeNode):
+    """What a video is made for: label (b,), weight (b,), primed {tap: (b, c)}."""
+
+    labels: Any
+    weight: Any
+    primed: Mapping[str, Any]
+
+
+class Frozen(flax.struct.PyTreeNode):
+    """Constants of the compiled step: weights and the moments to match."""
+
+    model: Any
+    verifier: Any
+    moments: Any
+
+
+_BESIDE_TERMS = ("total", "confidence", "gradient")
+_DERIVED = ("total", "confidence")
+UpdateStep = Callable[[State, Batch, Frozen], tuple[State, dict[str, jax.Array]]]
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam with linear warm-up and cosine decay."""
+    warmup = min(config.warmup, config.steps // 10)
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=config.learning_rate / (warmup + 1),
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(config.steps, warmup + 1),
+        end_value=min(config.final_learning_rate, config.learning_rate),
+    )
+    return optax.adam(schedule, b1=config.beta1, b2=config.beta2)
+
+
+def augmentation(config: Config, spec: ModelSpec) -> transforms.Transform:
+    """The random change of every step: spatial roll, temporal roll, flip."""
+    steps = [transforms.roll(round(config.roll * spec.size))]
+    if config.temporal_roll:
+        steps.append(transforms.temporal_roll(config.temporal_roll))
+    if config.flip:
+        steps.append(transforms.flip())
+    return transforms.chain(*steps)
+
+
+def at_octave(video: jax.Array, octave: int, scale: float) -> jax.Array:
+    """Shrinks frames by `scale ** octave` and tiles them to the size they had.
+
+    The network then sees the same picture at a coarser scale, at a size that every
+    architecture takes.
+    """
+    if octave == 0:
+        return video
+    b, t, h, w, c = video.shape
+    small = (round(h / scale**octave), round(w / scale**octave))
+    video = jax.image.resize(video, (b, t, *small, c), "linear")
+    pad = [(0, 0), (0, 0), (0, h - small[0]), (0, w - small[1]), (0, 0)]
+    return jnp.pad(video, pad, mode="wrap")
+
+
+def make_update_step(
+    model: Model,
+    verifier: Model | None,
+    objective: Objective,
+    config: Config,
+    octave: int = 0,
+) -> UpdateStep:
+    """One optimisation step on the videos of one device, a pure function.
+
+    Args:
+      model: the inverted model; its weights come with `Frozen`.
+      verifier: another model, or None if the objective uses none.
+      objective: what is minimised.
+      config: settings of the optimiser and of the random changes.
+      octave: how often frames are shrunk before the network sees them.
+
+    Returns:
+      `(state, batch, frozen) -> (state, metrics)`, to be mapped over `parallel.AXIS`.
+      Metrics are per video: every raw term, `total`, `confidence` (the probability
+      of the class) and `gradient` (its norm).
+    """
+    optimizer = make_optimizer(config)
+    augment = augmentation(config, model.spec)
+    octave_steps = -(-config.steps // config.octaves)
+
+    def key_of(index: jax.Array, step: jax.Array) -> jax.Array:
+        return jax.random.fold_in(_video_key(config.seed, index), step)
+
+    def loss(videos, state: State, batch: Batch, frozen: Frozen):
+        keys = jax.vmap(key_of)(state.index, state.step)
+        seen = jax.vmap(augment)(keys, videos)
+        seen = at_octave(seen, octave, config.octave_scale)
+        logits, model_taps = taps.apply(
+            model.module, frozen.model, seen, model.tap_filter
+        )
+        verifier_taps: dict[str, taps.Tap] = {}
+        if verifier is not None:
+            pixels = video_lib.denormalize(seen, model.spec)
+            shown = video_lib.fit(pixels, verifier.spec.frames, verifier.spec.size)
+            _, verifier_taps = taps.apply(
+                verifier.module,
+                frozen.verifier,
+                video_lib.normalize(shown, verifier.spec),
+                verifier.tap_filter,
+            )
+        context = Context(
+            video=seen,
+            logits=logits,
+            labels=batch.labels,
+            taps=model_taps,
+            primed=batch.primed,
+            verifier_taps=verifier_taps,
+            verifier_moments=frozen.moments,
+            batch_mean=parallel.batch_mean(batch.weight),
+        )
+        values = objective.values(context)
+        total = objective.total(values)
+        return (total * batch.weight).sum(), (values, total, logits)
+
+    def update_step(state: State, batch: Batch, frozen: Frozen):
+        (_, (values, total, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.videos, state, batch, frozen
+        )
+        updates, optimizer_state = jax.vmap(optimizer.update)(gradient, state.optimizer)
+        videos = optax.apply_updates(state.videos, updates)
+        videos = video_lib.clip_to_pixels(videos, model.spec)
+
+        best_loss = state.best_loss
+        if config.octaves > 1:  # losses of different octaves do not compare
+            best_loss = jnp.where(state.step % octave_steps == 0, jnp.inf, best_loss)
+        better = total < best_loss
+        gradient_norm = objectives.norm(gradient.reshape(len(gradient), -1))
+        finite = jnp.isfinite(total) & jnp.isfinite(gradient_norm)
+        finite = state.finite & jax.lax.pmin(finite.all(), parallel.AXIS)
+        new = State(
+            videos=videos,
+            optimizer=optimizer_state,
+            best_videos=_where(better, state.videos, state.best_videos),
+            best_loss=jnp.where(better, total, best_loss),
+            index=state.index,
+            step=state.step + 1,
+            finite=finite,
+        )
+        old = state.replace(finite=finite)
+        state = jax.tree.map(lambda a, b: _where(finite, a, b), new, old)
+        confidence = jnp.take_along_axis(
+            jax.nn.softmax(logits), batch.labels[:, None], axis=1
+        )[:, 0]
+        metrics = values | {
+            "total": total,
+            "confidence": confidence,
+            "gradient": gradient_norm,
+        }
+        return state, metrics
+
+    return update_step
+
+
+def _where(chosen: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+
+def _video_key(seed: int, index: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), index)
+
+
+def init_state(
+    spec: ModelSpec, config: Config, count: int, stimuli: np.ndarray | None = None
+) -> State:
+    """The state before the first step.
+
+    Videos start from unit-variance noise in the model's normalised space, independent
+    per video, or from the stimuli if `config.init` is "stimulus".
+    """
+    index = jnp.arange(count)
+    shape = (spec.frames, spec.size, spec.size, 3)
+    if config.init == "stimulus":
+        videos = video_lib.normalize(jnp.asarray(stimuli), spec)
+    else:
+        # One more than any step, so that no step draws from the key of the noise.
+        noise = jax.vmap(
+            lambda i: jax.random.normal(
+                jax.random.fold_in(_video_key(config.seed, i), config.steps), shape
+            )
+        )
+        videos = noise(index)
+    videos = video_lib.clip_to_pixels(videos, spec)
+    return State(
+        videos=videos,
+        optimizer=jax.vmap(make_optimizer(config).init)(videos),
+        best_videos=videos,
+        best_loss=jnp.full(count, jnp.inf),
+        index=index,
+        step=jnp.zeros(count, jnp.int32),
+        finite=jnp.ones(count, bool),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """The run after one call of the compiled steps.
+
+    Attributes:
+      step: steps done.
+      metrics: {name: (steps of the call, n)}, raw terms.
+      state: fetches the whole state to the host, ready to save and to `iterate` from;
+        call it before asking for the next snapshot, which reuses its memory.
+    """
+
+    step: int
+    metrics: dict[str, np.ndarray]
+    state: Callable[[], State]
+
+
+class NotFiniteError(RuntimeError):
+    """A loss or gradient was not finite; `snapshot` holds the last good state."""
+
+    def __init__(self, message: str, snapshot: Snapshot):
+        super().__init__(message)
+        self.snapshot = snapshot
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A synthesis with its inputs checked and paired.
+
+    Make one with `prepare`; the command uses it to save and resume, a notebook to
+    watch.
+    """
+
+    model: Model
+    verifier: Model | None
+    objective: Objective
+    config: Config
+    labels: np.ndarray
+    stimuli: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def repeated(self, copies: int) -> "Problem":
+        """Each video `copies` times, next to each other, from noise of its own."""
+        stimuli = self.stimuli
+        return dataclasses.replace(
+            self,
+            labels=np.repeat(self.labels, copies),
+            stimuli=None if stimuli is None else np.repeat(stimuli, copies, axis=0),
+        )
+
+    def init_state(self) -> State:
+        return init_state(self.model.spec, self.config, len(self), self.stimuli)
+
+
+def prepare(
+    model: Model,
+    stimuli: np.ndarray | None,
+    labels: Sequence[int | str],
+    verifier: Model | None = None,
+    config: Config | None = None,
+    objective: Objective | None = None,
+) -> Problem:
+    """Checks the inputs of a synthesis and pairs stimuli with labels.
+
+    Args:
+      model: the model to invert.
+      stimuli: (n, t, h, w, 3) pixels in [0, 1] in the model's own frames and size, or
+        None for an objective without priming.
+      labels: target classes, indices or names. One stimulus may serve many labels
+        and the reverse; otherwise they pair up.
+      verifier: another model whose feature statistics the videos should have.
+      config: settings.
+      objective: what to minimise; LEAPS by default, without its diversity term
+        where there is no verifier.
+
+    Raises:
+      UserError: the inputs do not fit together.
+    """
+    config = config or Config()
+    spec = model.spec
+    if objective is None:
+        objective = objectives.leaps(config)
+        if verifier is None and "diversity" in objective.weights:
+            objective = objective.without("diversity")
+    check_input(model)
+    if not objective.terms:
+        raise UserError("objective: has no terms; give at least one a weight")
+    if "verifier" in objective.uses and verifier is None:
+        raise UserError("verifier=None: the objective has a term that needs a verifier")
+    if "verifier" not in objective.uses:
+        verifier = None
+    targets = np.array([spec.label_index(label) for label in labels], np.int32)
+    if not len(targets):
+        raise UserError("labels=[]: give at least one label")
+    if stimuli is not None:
+        stimuli = _checked(stimuli, spec)
+        n = max(len(stimuli), len(targets))
+        if not {len(stimuli), len(targets)} <= {1, n}:
+            raise UserError(
+                f"labels: {len(targets)} labels for {len(stimuli)} stimuli; give as"
+                " many of each, or one of either"
+            )
+        stimuli = np.broadcast_to(stimuli, (n, *stimuli.shape[1:]))
+        targets = np.broadcast_to(targets, (n,))
+    elif "stimulus" in objective.uses or config.init == "stimulus":
+        raise UserError("stimuli=None: the objective starts from or is primed by one")
+    return Problem(model, verifier, objective, config, targets, stimuli)
+
+
+def check_input(model: Model) -> None:
+    """Raises UserError where the architecture cannot take its spec's clips."""
+    try:
+        names = taps.tap_names(model)
+    except (ValueError, TypeError) as error:
+        spec, reason = model.spec, str(error).splitlines()[0]
+        raise UserError(f"frames={spec.frames} size={spec.size}: {reason}") from error
+    if not names:
+        raise UserError(
+            f"model={model.spec.name}: has no taps; give Model a tap_filter, or norm"
+            " layers of leaps_jax.models.layers"
+        )
+
+
+def _checked(stimuli: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    stimuli = np.asarray(stimuli, np.float32)
+    want = (spec.frames, spec.size, spec.size, 3)
+    if stimuli.ndim != 5 or stimuli.shape[1:] != want or not len(stimuli):
+        raise UserError(f"stimuli of shape {stimuli.shape}: must be (n, {want})")
+    if not np.isfinite(stimuli).all():
+        raise UserError("stimuli: some pixels are not finite; repair the clip")
+    if stimuli.min() < 0 or stimuli.max() > 1:
+        low, high = stimuli.min(), stimuli.max()
+        raise UserError(f"stimuli: pixels from {low:g} to {high:g}; scale to [0, 1]")
+    return stimuli
+
+
+def prime(model: Model, stimuli: np.ndarray, batch: int = 8) -> dict[str, np.ndarray]:
+    """μ(z_l(v)): the mean of every tap for every stimulus, {tap: (n, c)}."""
+
+    @jax.jit
+    def means(variables, videos):
+        normalized = video_lib.normalize(videos, model.spec)
+        _, found = taps.apply(model.module, variables, normalized, model.tap_filter)
+        return {name: tap.mean() for name, tap in found.items()}
+
+    parts = [
+        jax.device_get(means(model.variables, jnp.asarray(stimuli[i : i + batch])))
+        for i in range(0, len(stimuli), batch)
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def iterate(
+    problem: Problem,
+    state: State | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Iterator[Snapshot]:
+    """Optimises, and yields a snapshot after every call of the compiled steps.
+
+    Args:
+      problem: from `prepare`.
+      state: where to go on from; a new one by default.
+      devices: all devices by default. The result does not depend on them.
+
+    Raises:
+      NotFiniteError: names the term and the step.
+    """
+    devices = list(devices or jax.devices())
+    config, n = problem.config, len(problem)
+    names = list(problem.objective.weights)
+    state = problem.init_state() if state is None else state
+    step = int(state.step[0])
+    primed = {}
+    if "stimulus" in problem.objective.uses:
+        assert problem.stimuli is not None
+        primed = prime(problem.model, problem.stimuli)
+    verifier = problem.verifier
+    moments = taps.target_moments(verifier) if verifier is not None else {}
+    frozen = Frozen(
+        problem.model.variables, verifier and verifier.variables, dict(moments)
+    )
+    frozen = parallel.replicate(frozen, devices)
+    batch = Batch(problem.labels, np.ones(n, np.float32), primed)
+    batch = parallel.shard(batch, devices)
+    batch = batch.replace(weight=parallel.padding_weights(n, devices))
+    sharded = parallel.shard(state, devices)
+
+    compiled: dict[tuple[int, int], Callable] = {}
+    octave_steps = -(-config.steps // config.octaves)
+    while step < config.steps:
+        octave = config.octaves - 1 - step // octave_steps
+        boundary = min(config.steps, (step // octave_steps + 1) * octave_steps)
+        steps = min(config.steps_per_call, boundary - step)
+        if (octave, steps) not in compiled:
+            update_step = make_update_step(
+                problem.model, verifier, problem.objective, config, octave
+            )
+            compiled[octave, steps] = parallel.map_steps(update_step, steps, devices)
+        sharded, metrics = compiled[octave, steps](sharded, batch, frozen)
+        metrics = parallel.gather_metrics(metrics, n)
+        metrics = {name: metrics[name] for name in (*names, *_BESIDE_TERMS)}
+        fetch = functools.partial(parallel.gather, sharded, n)
+        if not np.asarray(sharded.finite).all():
+            raise _not_finite(step, fetch(), metrics)
+        step += steps
+        yield Snapshot(step, metrics, fetch)
+
+
+def _not_finite(
+    step: int, state: State, metrics: dict[str, np.ndarray]
+) -> NotFiniteError:
+    bad = {name: ~np.isfinite(v).all(axis=1) for name, v in metrics.items()}
+    row = int(np.argmax(np.stack(list(bad.values())).any(axis=0)))
+    names = [name for name in bad if bad[name][row] and name not in _DERIVED]
+    videos = np.flatnonzero(~np.isfinite([v[row] for v in metrics.values()]).all(0))
+    good = {name: values[:row] for name, values in metrics.items()}
+    state = state.replace(finite=np.ones_like(state.finite))
+    return NotFiniteError(
+        f"{', '.join(names)} not finite at step {step + row} for video(s)"
+        f" {videos.tolist()}; the state before that step is kept; lower learning_rate"
+        " or that term's weight",
+        Snapshot(step + row, good, lambda: state),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `synthesize` returns.
+
+    Attributes:
+      videos: (n, t, h, w, 3) pixels in [0, 1], per video the best of the run.
+      labels: (n,) target classes.
+      metrics: {name: (steps, n)}: every raw term, `total`, `confidence`, `gradient`.
+      weights: {term: weight}.
+    """
+
+    videos: np.ndarray
+    labels: np.ndarray
+    metrics: dict[str, np.ndarray]
+    weights: dict[str, float]
+
+
+def best_pixels(problem: Problem, state: State) -> np.ndarray:
+    """The best videos of a state as pixels in [0, 1], (n, t, h, w, 3) float32."""
+    pixels = video_lib.denormalize(jnp.asarray(state.best_videos), problem.model.spec)
+    return np.clip(np.asarray(pixels), 0, 1)
+
+
+def synthesize(
+    model: Model,
+    stimuli: np.ndarray | None,
+    labels: Sequence[int | str],
+    verifier: Model | None = None,
+    config: Config | None = None,
+    objective: Objective | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Result:
+    """Inverts a model: videos that it sees as the labels, primed by stimuli.
+
+    Arguments and errors are those of `prepare` and `iterate`.
+
+    >>> result = synthesize(model, stimuli, ["jack"])           # doctest: +SKIP
+    """
+    problem = prepare(model, stimuli, labels, verifier, config, objective)
+    metrics = []
+    for snapshot in iterate(problem, devices=devices):
+        metrics.append(snapshot.metrics)
+    return Result(
+        videos=best_pixels(problem, snapshot.state()),
+        labels=problem.labels,
+        metrics=jax.tree.map(lambda *parts: np.concatenate(parts), *metrics),
+        weights=problem.objective.weights,
+    )

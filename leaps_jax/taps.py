@@ -1,0 +1,244 @@
+"""A model, and the tensors inside it.
+
+A *tap* is a named intermediate tensor; LEAPS taps what enters every norm layer. Taps
+are captured by Flax itself (`capture_intermediates`), named by the path of the module
+and listed in order of execution; a module that runs twice gives `name#1`, `name#2`.
+The leading axis of a tap is the video and its last axis the channel.
+
+>>> logits, taps = features(model, videos)                      # doctest: +SKIP
+>>> taps["stage1/block0/norm_a"].shape                          # doctest: +SKIP
+(1, 4, 80, 80, 54)
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from leaps_jax import video as video_lib
+from leaps_jax.config import ModelSpec
+from leaps_jax.errors import UserError
+
+Filter = Callable[[nn.Module, str], bool]
+Moments = Mapping[str, tuple[jax.Array, jax.Array]]
+
+
+def norm_inputs(module: nn.Module, method: str) -> bool:
+    """The taps of LEAPS: the inputs of the project's norm layers."""
+    del module
+    return method == "observe"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A frozen video classifier.
+
+    Attributes:
+      module: a Linen module, `(b, t, h, w, 3) normalised video -> (b, classes) logits`.
+      variables: its variables, as `module.init` returns them.
+      spec: what else must be known of it.
+      tap_filter: a Flax filter `(module, method) -> bool` that chooses the taps.
+      moments: per tap the mean and variance per channel over natural clips; needed
+        to verify with a model that has no batch norm (see `estimate_moments`).
+    """
+
+    module: nn.Module
+    variables: Mapping[str, Any]
+    spec: ModelSpec
+    tap_filter: Filter = norm_inputs
+    moments: Moments | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tap:
+    """One captured tensor.
+
+    Attributes:
+      name: path of the module, with the method where it is not `observe`.
+      value: (b, ..., c).
+      time_axis: the axis of `value` that is time, or None.
+    """
+
+    name: str
+    value: jax.Array
+    time_axis: int | None
+
+    def mean(self) -> jax.Array:
+        """μ(z): the mean over all positions, (b, c) in float32."""
+        return jnp.mean(self.value, axis=self.positions, dtype=jnp.float32)
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        return tuple(range(1, self.value.ndim - 1))
+
+
+def apply(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    video: jax.Array,
+    tap_filter: Filter,
+) -> tuple[jax.Array, dict[str, Tap]]:
+    """Runs a module and returns (logits in float32, taps in order of execution).
+
+    Args:
+      module: the network.
+      variables: its variables.
+      video: (b, t, h, w, 3), normalised.
+      tap_filter: chooses the taps.
+    """
+    calls: list[tuple[tuple[str, ...], str, int | None]] = []
+
+    def recording(m: nn.Module, method: str) -> bool:
+        if not tap_filter(m, method):
+            return False
+        calls.append((m.path, method, getattr(m, "time_axis", None)))
+        return True
+
+    logits, mutated = module.apply(
+        variables, video, capture_intermediates=recording, mutable=["intermediates"]
+    )
+    tree = mutated.get("intermediates", {})
+    total = collections.Counter((path, method) for path, method, _ in calls)
+    seen: collections.Counter = collections.Counter()
+    taps = {}
+    for path, method, time_axis in calls:
+        leaf = functools.reduce(lambda node, key: node[key], path, tree)[method]
+        value = leaf[seen[path, method]]
+        seen[path, method] += 1
+        name = "/".join(path if method == "observe" else (*path, method))
+        if total[path, method] > 1:
+            name += f"#{seen[path, method]}"
+        if time_axis is None and value.ndim == 5:
+            time_axis = 1
+        taps[name] = Tap(name, value, time_axis)
+    return logits.astype(jnp.float32), taps
+
+
+def tap_names(model: Model) -> list[str]:
+    """The names of a model's taps in order of execution; nothing is computed."""
+    spec = model.spec
+    shape = (1, spec.frames, spec.size, spec.size, 3)
+    names: list[str] = []
+
+    def run(variables, video):
+        _, taps = apply(model.module, variables, video, model.tap_filter)
+        names.extend(taps)
+
+    jax.eval_shape(run, model.variables, jax.ShapeDtypeStruct(shape, jnp.float32))
+    return names
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply_in_order(module, tap_filter, variables, video):
+    logits, taps = apply(module, variables, video, tap_filter)
+    return logits, [tap.value for tap in taps.values()]  # jit would sort a dict's keys
+
+
+def features(model: Model, videos: ArrayLike) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Logits and taps of videos.
+
+    Args:
+      model: the network.
+      videos: (n, t, h, w, 3) pixels in [0, 1]; normalised inside by the model's spec
+        and never clipped.
+
+    Returns:
+      Logits (n, classes), and the taps by name in order of execution, each
+      (n, ..., c).
+    """
+    videos = jnp.asarray(videos)
+    if videos.ndim != 5 or videos.shape[-1] != 3:
+        raise UserError(f"videos of shape {videos.shape}: must be (n, t, h, w, 3)")
+    normalized = video_lib.normalize(videos, model.spec)
+    logits, values = _apply_in_order(
+        model.module, model.tap_filter, model.variables, normalized
+    )
+    return logits, dict(zip(tap_names(model), values, strict=True))
+
+
+def predict(model: Model, videos: ArrayLike) -> jax.Array:
+    """Logits (n, classes) of pixel videos (n, t, h, w, 3) of any length and size.
+
+    Videos of another length or size than the model's are fitted to it.
+    """
+    return _predict(model.module, model.spec, model.variables, jnp.asarray(videos))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predict(module, spec, variables, videos):
+    shown = video_lib.fit(videos.astype(jnp.float32), spec.frames, spec.size)
+    logits = module.apply(variables, video_lib.normalize(shown, spec))
+    return logits.astype(jnp.float32)
+
+
+def target_moments(model: Model) -> Moments:
+    """Per tap, the mean and variance per channel that a natural video has.
+
+    Batch norm keeps them as running statistics; any other tap takes them from
+    `model.moments`.
+
+    Raises:
+      UserError: the model has neither.
+    """
+    stats = model.variables.get("batch_stats", {})
+    found = {}
+    for name in tap_names(model):
+        node: Any = stats
+        for key in name.split("#")[0].split("/"):
+            node = node.get(key, {}) if isinstance(node, Mapping) else {}
+        if "mean" in node and "var" in node:
+            found[name] = (node["mean"], node["var"])
+        elif model.moments is not None and name in model.moments:
+            found[name] = model.moments[name]
+        else:
+            raise UserError(
+                f"verifier={model.spec.name}: no batch norm and no estimated moments"
+                f" for {name}; estimate them from clips with estimate_moments"
+            )
+    return found
+
+
+def estimate_moments(model: Model, videos: np.ndarray, batch: int = 8) -> Moments:
+    """Mean and variance per channel of every tap over natural clips.
+
+    Args:
+      model: the network.
+      videos: (n, t, h, w, 3) pixels in [0, 1].
+      batch: clips on the device at a time.
+
+    Returns:
+      {tap: (mean (c,), variance (c,))}, for `dataclasses.replace(model, moments=...)`.
+    """
+    names = tap_names(model)
+    sums: dict[str, Any] = {}
+    for start in range(0, len(videos), batch):
+        part = jnp.asarray(videos[start : start + batch])
+        first, second = _moment_sums(
+            model.module, model.tap_filter, model.variables, part, model.spec
+        )
+        for name, a, b in zip(names, first, second, strict=True):
+            old = sums.get(name, (0.0, 0.0))
+            sums[name] = (old[0] + a, old[1] + b)
+    n = len(videos)
+    return {
+        name: (first / n, second / n - (first / n) ** 2)
+        for name, (first, second) in sums.items()
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 4))
+def _moment_sums(module, tap_filter, variables, videos, spec):
+    normalized = video_lib.normalize(videos, spec)
+    _, taps = apply(module, variables, normalized, tap_filter)
+    values = [tap.value.astype(jnp.float32) for tap in taps.values()]
+    axes = [tap.positions for tap in taps.values()]
+    first = [v.mean(a).sum(0) for v, a in zip(values, axes, strict=True)]
+    second = [jnp.square(v).mean(a).sum(0) for v, a in zip(values, axes, strict=True)]
+    return first, second

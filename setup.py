@@ -1,0 +1,54 @@
+"""Packaging of leaps_jax; settings of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+?)"', (HERE / "leaps_jax" / "__init__.py").read_text()
+).group(1)
+
+EXTRAS = {
+    # Reading TFDS data sets with video needs TensorFlow; the rest does not.
+    "tfds": ["tensorflow-datasets>=4.9.10", "tensorflow-cpu>=2.21", "array_record"],
+    # Published weights are torch or safetensors files.
+    "convert": ["torch>=2.4", "safetensors>=0.4"],
+    "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14"],
+    "cuda": ["jax[cuda13]>=0.10"],
+    "tpu": ["jax[tpu]>=0.10"],
+}
+
+setup(
+    name="leaps_jax",
+    version=VERSION,
+    description="Feature visualisation for video models: LEAPS in JAX and Flax",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["leaps_jax", "leaps_jax.*"]),
+    package_data={"leaps_jax": ["*.txt", "py.typed"]},
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11",
+        "numpy>=2",
+        "mediapy>=1.2.4",
+        # 0.8 brings FFmpeg 9, without the option `-vsync` that mediapy 1.2.7 reads with
+        "imageio-ffmpeg>=0.6,<0.8",
+        "rich>=13",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["leaps-jax = leaps_jax.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

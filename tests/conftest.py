@@ -1,0 +1,55 @@
+"""A network and models small enough for every test, and full float32 products."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leaps_jax import Model, ModelSpec
+from leaps_jax.models import layers
+
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+class TinyNet(nn.Module):
+    """Three strided convolutions with batch norm: the smallest video classifier."""
+
+    classes: int = 5
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for number, width in enumerate((8, 16, 16)):
+            x = layers.conv(width, (3, 3, 3), (1, 2, 2), name=f"conv{number}")(x)
+            x = nn.relu(layers.BatchNorm(not train, name=f"norm{number}")(x))
+        return nn.Dense(self.classes, name="head")(x.mean((1, 2, 3)))
+
+
+def make_tiny(seed: int) -> Model:
+    module = TinyNet()
+    variables = module.init(jax.random.key(seed), jnp.zeros((1, 4, 32, 32, 3)))
+    spec = ModelSpec(
+        "tiny",
+        4,
+        32,
+        ("bend", "jack", "jump", "run", "walk"),
+        2,
+        (0.45,) * 3,
+        (0.2,) * 3,
+    )
+    return Model(module, variables, spec)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Model:
+    return make_tiny(0)
+
+
+@pytest.fixture(scope="session")
+def verifier() -> Model:
+    return make_tiny(1)
+
+
+@pytest.fixture(scope="session")
+def stimuli() -> np.ndarray:
+    return np.random.default_rng(0).random((5, 4, 32, 32, 3), np.float32)

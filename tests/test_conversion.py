@@ -1,0 +1,355 @@
+"""Weight files that are wrong in every way, and checkpoints."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from leaps_jax import checkpoints, loading, taps, zoo
+from leaps_jax.conversion import namings, rules, sources
+from leaps_jax.errors import UserError
+
+
+def one_line(error) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return loading.initialize("x3d_xs_small", ("left", "right"), frames=4, size=32)
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("suffix", sources._READERS)
+def test_missing_empty_and_damaged_files(tmp_path, suffix):
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors")
+    elif suffix != ".pkl":
+        pytest.importorskip("torch")
+    path = tmp_path / f"file{suffix}"
+    with pytest.raises(UserError, match="no such file"):
+        sources.read(path)
+    path.touch()
+    with pytest.raises(UserError, match="is empty"):
+        sources.read(path)
+    for garbage in (b"<html>not found</html>", bytes(range(256)) * 9):
+        path.write_bytes(garbage)
+        with pytest.raises(UserError, match="download it again|refused") as error:
+            sources.read(path)
+        assert str(path) in one_line(error)
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.9])
+def test_truncated_files(tmp_path, fraction):
+    torch = pytest.importorskip("torch")
+    numpy_save = pytest.importorskip("safetensors.numpy").save_file
+    arrays = {"a.weight": np.ones((50, 50), np.float32)}
+    torch.save({"a.weight": torch.ones(50, 50)}, tmp_path / "x.pth")
+    numpy_save(arrays, tmp_path / "x.safetensors")
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"blobs": arrays}))
+    for path in tmp_path.iterdir():
+        sources.read(path)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(fraction * len(content))])
+        with pytest.raises(UserError, match="cut short|download it again") as error:
+            sources.read(path)
+        one_line(error)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_that_would_run_code(tmp_path, protocol):
+    proof, path = tmp_path / "proof", tmp_path / "evil.pkl"
+    content = {"blobs": {"conv1_w": np.zeros(3), "x": RunsCode(proof)}}
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    with pytest.raises(UserError, match=r"posix\.system|nt\.system") as error:
+        sources.read(path)
+    one_line(error)
+    assert not proof.exists()
+    pickle.loads(path.read_bytes())
+    assert proof.exists(), "the control: this pickle does run code"
+
+
+def test_a_torch_file_that_would_run_code(tmp_path):
+    torch = pytest.importorskip("torch")
+    proof, path = tmp_path / "proof", tmp_path / "evil.pth"
+    torch.save({"model_state": {"a": torch.zeros(2)}, "x": RunsCode(proof)}, path)
+    with pytest.raises(UserError, match=r"posix\.system|nt\.system") as error:
+        sources.read(path)
+    one_line(error)
+    assert not proof.exists()
+    path.write_bytes(pickle.dumps(RunsCode(proof)))
+    with pytest.raises(UserError, match="refused"):
+        sources.read(path)
+    assert not proof.exists()
+
+
+def test_files_without_tensors(tmp_path):
+    path = tmp_path / "x.pkl"
+    for content in ({"blobs": {}}, {"blobs": {"a": "text"}}, [1, 2], 3):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(UserError, match="no tensors"):
+            sources.read(path)
+    with pytest.raises(UserError, match="must be one of .pth"):
+        (tmp_path / "x.h5").write_text("x")
+        sources.read(tmp_path / "x.h5")
+    with pytest.raises(UserError, match="neither model.safetensors"):
+        sources.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("library", "suffix"), [("torch", ".pth"), ("safetensors", ".safetensors")]
+)
+def test_the_reader_may_be_missing(tmp_path, monkeypatch, library, suffix):
+    monkeypatch.setitem(sys.modules, library, None)
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(b"something")
+    with pytest.raises(UserError, match=r"pip install 'leaps_jax\[convert\]'"):
+        sources.read(path)
+
+
+def test_nothing_heavy_is_imported_early():
+    code = (
+        "import sys; from leaps_jax import loading, zoo;"
+        "print([m for m in ('torch', 'orbax', 'tensorflow') if m in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "[]"
+
+
+# ---- keys and shapes
+
+TOY = rules.Naming(
+    "toy",
+    rules=((r"^fc\.", "classifier."), (r"^bn\.", "norm."), (r"^cls$", "token")),
+    ignored=((r"num_batches_tracked", "counts steps"),),
+)
+TOY_TARGET = {
+    "params": {
+        "classifier": {"kernel": np.zeros((3, 2)), "bias": np.zeros(2)},
+        "norm": {"scale": np.zeros(3), "bias": np.zeros(3)},
+        "token": np.zeros((1, 1, 3)),
+    },
+    "batch_stats": {"norm": {"mean": np.zeros(3), "var": np.zeros(3)}},
+}
+TOY_SOURCE = {
+    "fc.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "fc.bias": np.ones(2),
+    "bn.weight": np.full(3, 2.0),
+    "bn.bias": np.full(3, 3.0),
+    "bn.running_mean": np.full(3, 4.0),
+    "bn.running_var": np.full(3, 5.0),
+    "bn.num_batches_tracked": np.array(6),
+    "cls": np.full((1, 1, 3), 7.0),
+}
+
+
+def test_every_leaf_goes_to_its_place():
+    variables = rules.convert_tensors(TOY_SOURCE, TOY, TOY_TARGET)
+    kernel = variables["params"]["classifier"]["kernel"]
+    np.testing.assert_array_equal(kernel, TOY_SOURCE["fc.weight"].T)
+    assert variables["params"]["norm"]["scale"][0] == 2
+    assert variables["batch_stats"]["norm"]["mean"][0] == 4
+    assert variables["batch_stats"]["norm"]["var"][0] == 5
+    assert variables["params"]["token"].shape == (1, 1, 3)
+    shapes = jax.tree.map(np.shape, variables)
+    assert shapes == jax.tree.map(np.shape, TOY_TARGET)
+
+
+def test_one_line_lists_every_mismatch():
+    source = dict(TOY_SOURCE, extra=np.zeros(1))
+    del source["cls"]
+    source["fc.bias"] = np.zeros(5)
+    source["classifier.weight"] = source["fc.weight"]
+    with pytest.raises(UserError) as error:
+        rules.convert_tensors(source, TOY, TOY_TARGET)
+    text = one_line(error)
+    assert "1 tensors missing: params/token" in text
+    assert "1 tensors unknown: extra" in text
+    assert "fc.bias (5,) for classifier/bias (2,)" in text
+    assert "classifier.weight and fc.weight" in text
+
+
+def test_long_lists_are_cut():
+    source = dict(TOY_SOURCE, **{f"extra{i}": np.zeros(1) for i in range(25)})
+    with pytest.raises(UserError, match="25 tensors unknown: .* and 15 more"):
+        rules.convert_tensors(source, TOY, TOY_TARGET)
+
+
+def test_layouts():
+    rng = np.random.default_rng(0)
+    for shape, ndim, wanted in [
+        ((4, 3, 1, 2, 5), 5, (1, 2, 5, 3, 4)),
+        ((4, 3, 2, 5), 4, (2, 5, 3, 4)),
+        ((4, 3), 2, (3, 4)),
+        ((4, 3, 1, 1, 1), 2, (3, 4)),
+        ((4, 3), 5, (1, 1, 1, 3, 4)),
+        ((4, 3, 2, 1, 1), 2, (4, 3, 2)),  # no matrix: left for the shape check
+    ]:
+        tensor = rng.normal(size=shape)
+        assert rules.to_layout(tensor, "kernel", ndim).shape == wanted
+    tensor = rng.normal(size=(4, 3))
+    assert rules.to_layout(tensor, "embedding", 2) is tensor
+
+
+def test_weights_of_another_model_are_named():
+    cases = {
+        "head.lin_5.weight s1.pathway0_stem.conv_xy.weight": "x3d_xs or x3d_s",
+        "backbone.layers.0.blocks.0.attn.relative_position_bias_table": "Video Swin",
+        "vivit.embeddings.cls_token": "a ViViT",
+        "layer1.0.conv1.0.weight": "ResNet-18 of torchvision",
+        "something.weight": "found something.weight",
+    }
+    for keys, words in cases.items():
+        with pytest.raises(UserError, match=f"not weights of slow_r50.*{words}") as e:
+            namings.recognise("slow_r50", keys.split())
+        one_line(e)
+    with pytest.raises(UserError, match="no published source"):
+        namings.recognise("x3d_xs_small", ["head.lin_5.weight"])
+
+
+def test_number_of_classes_comes_from_the_file():
+    head = {"head.projection.weight": np.zeros((7, 2048), np.float32)}
+    shape = rules.head_shape(head, namings.RESNET_SLOWFAST, "classifier")
+    assert shape == (7, 2048)
+    with pytest.raises(UserError) as error:
+        loading._converted("slow_r50", head, namings.RESNET_SLOWFAST)
+    text = one_line(error)
+    assert "tensors missing" in text and "another shape" not in text
+
+
+# ---- checkpoints
+
+
+def test_round_trip(tmp_path, model):
+    module = model.module.clone(shortcut_norm_on_stride=False)
+    shapes = zoo.variable_shapes(module)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: rng.uniform(0.5, 1, leaf.shape).astype(np.float32), shapes
+    )
+    moments = {"stem/norm": (np.zeros(24, np.float32), np.ones(24, np.float32))}
+    saved = taps.Model(module, variables, model.spec, moments=moments)
+    folder = loading.save(saved, tmp_path / "deep" / "model", extra={"accuracy": 0.5})
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
+    again = loading.load_model(f"x3d_xs_small@{folder}")
+    assert again.module == module
+    assert again.spec == model.spec
+    np.testing.assert_array_equal(again.moments["stem/norm"][1], np.ones(24))
+    for one, other in zip(
+        jax.tree.leaves(variables), jax.tree.leaves(again.variables), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    video = rng.normal(size=(1, 4, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_array_equal(
+        jax.jit(module.apply)(variables, video),
+        jax.jit(again.module.apply)(again.variables, video),
+    )
+    assert checkpoints.load(folder).extra == {"accuracy": 0.5}
+    half = loading.load_model(f"x3d_xs_small@{folder}", dtype="bfloat16", remat=True)
+    assert half.module.dtype == jax.numpy.bfloat16 and half.module.remat
+    with pytest.raises(UserError, match="must be float32 or bfloat16"):
+        loading.load_model(f"x3d_xs_small@{folder}", dtype="int8")
+
+
+def test_a_folder_is_not_overwritten_by_accident(tmp_path, model):
+    folder = loading.save(model, tmp_path / "m")
+    with pytest.raises(UserError, match="exists"):
+        loading.save(model, folder)
+    loading.save(model, folder, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "cat.png").write_text("precious")
+    with pytest.raises(UserError, match="no model's folder"):
+        loading.save(model, other, overwrite=True)
+    assert (other / "cat.png").exists()
+
+
+def test_wrong_checkpoints(tmp_path, model):
+    folder = loading.save(model, tmp_path / "m")
+    with pytest.raises(UserError, match="weights of x3d_xs_small, not of x3d_xs") as e:
+        loading.load_model(f"x3d_xs@{folder}")
+    one_line(e)
+
+    facts = json.loads((folder / "model.json").read_text())
+    changed = facts | {
+        "architecture": facts["architecture"] | {"overrides": {"outer": 9}}
+    }
+    (folder / "model.json").write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="of another shape.*head/expand/kernel") as e:
+        loading.load_model(f"x3d_xs_small@{folder}")
+    one_line(e)
+
+    shapes = dict(facts["shapes"])
+    shapes["params/new/kernel"] = [1]
+    del shapes["params/classifier/bias"]
+    (folder / "model.json").write_text(json.dumps(facts | {"shapes": shapes}))
+    with pytest.raises(UserError, match="missing: params/new/kernel.*unknown") as e:
+        loading.load_model(f"x3d_xs_small@{folder}")
+    one_line(e)
+
+    (folder / "model.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoints.load(folder)
+    (folder / "model.json").write_text(json.dumps(facts | {"format": 99}))
+    with pytest.raises(UserError, match="update leaps_jax"):
+        checkpoints.load(folder)
+    (folder / "model.json").write_text(json.dumps(facts))
+    (folder / "variables" / "_METADATA").unlink()
+    (folder / "variables" / "manifest.ocdbt").unlink()
+    with pytest.raises(UserError, match="cannot be read") as e:
+        checkpoints.load(folder)
+    one_line(e)
+
+
+def test_references(tmp_path, monkeypatch, model):
+    with pytest.raises(UserError, match="no weights given.*x3d_xs@PATH"):
+        loading.load_model("x3d_xs")
+    with pytest.raises(UserError, match="nothing after @"):
+        loading.load_model("x3d_xs@")
+    with pytest.raises(UserError, match="did you mean x3d_xs"):
+        loading.load_model("x3dxs@weights")
+    with pytest.raises(UserError, match="no such file or folder"):
+        loading.load_model("x3d_xs@nowhere.pth")
+    monkeypatch.setattr(loading, "SHIPPED", (tmp_path,))
+    loading.save(model, tmp_path / "x3d_xs_small@actions")
+    assert loading.load_model("x3d_xs_small@actions").spec.classes == ("left", "right")
+    with pytest.raises(UserError, match="did you mean actions"):
+        loading.load_model("x3d_xs_small@action")
+
+
+def test_a_checkpoint_loads_on_another_number_of_devices(tmp_path, model):
+    folder = loading.save(model, tmp_path / "m")
+    code = (
+        "import sys, jax; from leaps_jax import load_model;"
+        f"m = load_model('x3d_xs_small@{folder}');"
+        "print(jax.device_count(), len(jax.tree.leaves(m.variables)))"
+    )
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | flags,
+    )
+    assert ran.stdout.split() == ["3", str(len(jax.tree.leaves(model.variables)))]

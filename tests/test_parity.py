@@ -1,0 +1,374 @@
+"""Every network against its upstream implementation, on golden data.
+
+The weights follow a rule (golden/rule.py), upstream ran with them, and its logits and
+the moments of all inputs of its norms are stored. Here the weights go under their
+published names through the converter into our modules.
+"""
+
+import pickle
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import rule
+
+from leaps_jax import loading, taps, zoo
+from leaps_jax.conversion import namings, rules, sources
+from leaps_jax.errors import UserError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# golden file -> model of the zoo, expected naming
+NETWORKS = {
+    "ptv_slow_r50": ("slow_r50", "pytorchvideo"),
+    "slowfast_slow_8x8_r50": ("slow_r50", "slowfast"),
+    "ptv_i3d_r50": ("i3d_r50", "pytorchvideo_pooled"),
+    "ptv_c2d_r50": ("c2d_r50", "pytorchvideo_pooled"),
+    "ptv_x3d_xs": ("x3d_xs", "pytorchvideo"),
+    "ptv_x3d_s": ("x3d_s", "pytorchvideo"),
+    "ptv_x3d_m": ("x3d_m", "pytorchvideo"),
+    "ptv_x3d_l": ("x3d_l", "pytorchvideo"),
+    "slowfast_x3d_xs": ("x3d_xs", "slowfast"),
+    "slowfast_x3d_m": ("x3d_m", "slowfast"),
+    "timesformer_official": ("timesformer", "official"),
+    "hf_timesformer_base": ("timesformer", "huggingface"),
+}
+
+
+def keys_and_shapes(golden: str) -> dict[str, tuple[int, ...]]:
+    lines = (GOLDEN / "keys" / f"{golden}.tsv").read_text().splitlines()[1:]
+    rows = (line.split("\t") for line in lines)
+    return {
+        key: () if shape == "scalar" else tuple(map(int, shape.split("x")))
+        for key, shape, *_ in rows
+    }
+
+
+def filled(shapes: dict[str, tuple[int, ...]], seed: int = 1) -> dict[str, np.ndarray]:
+    return {
+        key: np.zeros(shape, np.int64) if value is None else value
+        for key, shape in shapes.items()
+        for value in [rule.tensor(key, shape, seed)]
+    }
+
+
+def weights(golden: str) -> dict[str, np.ndarray]:
+    return filled(keys_and_shapes(golden))
+
+
+def moments_of(module):
+    """A jitted (variables, video) -> logits, {tap: (mean, std)}, and leading axes."""
+    leading: dict[str, int] = {}
+
+    @jax.jit
+    def run(variables, video):
+        logits, found = apply(module, variables, video)
+        leading.update({name: tap.value.shape[0] for name, tap in found.items()})
+        axes = {name: tuple(range(tap.value.ndim - 1)) for name, tap in found.items()}
+        return logits, {
+            name: (tap.value.mean(axes[name]), tap.value.std(axes[name]))
+            for name, tap in found.items()
+        }
+
+    return run, leading
+
+
+def flat(variables) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def assert_same(a, b) -> None:
+    a, b = flat(a), flat(b)
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def test_the_rule_gives_the_same_numbers_here():
+    rule.self_check()
+
+
+@pytest.mark.parametrize("golden", NETWORKS)
+def test_equals_upstream(golden):
+    name, naming_name = NETWORKS[golden]
+    stored = np.load(GOLDEN / "public" / f"{golden}.npz")
+    source = weights(golden)
+    naming = namings.recognise(name, source)
+    assert naming.name == naming_name
+    model = loading.convert(name, source)
+    seed = int(stored["seed"])
+    clip = rule.video(int(stored["input_frames"]), int(stored["input_size"]), seed)
+    assert clip.shape[1:3] == (model.spec.frames, model.spec.size)
+
+    run, leading = moments_of(model.module)
+    middle = [k for k, v in source.items() if v.ndim >= 2]
+    changed = dict(source)
+    changed[middle[len(middle) // 2]] = changed[middle[len(middle) // 2]] * 1.01
+    with jax.default_matmul_precision("highest"):
+        logits, found = jax.device_get(run(model.variables, clip))
+        changed = rules.convert_tensors(changed, naming, model.variables)
+        control, _ = run(changed, clip)
+
+    tolerance = 5e-5 * stored["logits"].std()
+    error = np.abs(logits - stored["logits"]).max()
+    assert np.abs(np.asarray(control) - stored["logits"]).max() > 10 * tolerance
+
+    hooks = [rules.target_path(naming, f"{h}.weight") for h in stored["hook_names"]]
+    assert sorted(hooks) == sorted(found)
+    assert set(leading.values()) == {1}, "a tap's leading axis is the video"
+    worst = 0.0
+    for i, tap in enumerate(hooks):
+        mean = stored[f"hook_{i}_mean"].astype(np.float64)
+        std = stored[f"hook_{i}_std"].astype(np.float64)
+        rms = np.sqrt((mean**2 + std**2).mean())
+        for got, wanted in zip(found[tap], (mean, std), strict=True):
+            worst = max(worst, np.abs(got - wanted).max() / rms)
+    print(f"{golden}: logits {error / stored['logits'].std():.1e}, taps {worst:.1e}")
+    assert error <= tolerance
+    assert worst <= 3e-5
+
+
+@pytest.mark.parametrize("golden", ["timesformer_official", "hf_timesformer_base"])
+def test_key_biases_are_in_their_rows(golden):
+    # they add one number to all attention logits of a query: no output shows them
+    source = weights(golden)
+    model = loading.convert("timesformer", source)
+    naming = namings.recognise("timesformer", source)
+    biases = [k for k in source if k.endswith("qkv.bias")]
+    assert len(biases) == 24
+    for key in biases:
+        block, attention, _ = rules.target_path(naming, key).split("/")
+        ours = model.variables["params"][block][attention]["qkv"]["bias"]
+        np.testing.assert_array_equal(ours[768:1536], source[key][768:1536])
+
+
+@pytest.mark.parametrize("golden", NETWORKS)
+@pytest.mark.parametrize("name", ["slow_r50", "x3d_m", "timesformer"])
+def test_keys_of_another_family_are_refused(golden, name):
+    keys = keys_and_shapes(golden)
+    family, wanted = zoo.entry(NETWORKS[golden][0]).family, zoo.entry(name).family
+    if family == wanted and NETWORKS[golden][1] in zoo.entry(name).namings:
+        assert namings.recognise(name, keys).name == NETWORKS[golden][1]
+        return
+    with pytest.raises(UserError, match=f"look like.*{NETWORKS[golden][0]}"):
+        namings.recognise(name, keys)
+
+
+# ---- the containers that files come in
+
+
+def test_pyth_of_torch(tmp_path):
+    torch = pytest.importorskip("torch")
+    source = weights("slowfast_x3d_xs")
+    state = {k: torch.from_numpy(v) for k, v in source.items()}
+    path = tmp_path / "x3d_xs.pyth"
+    extra = {"epoch": 7, "cfg": "MODEL: x", "optimizer_state": {"state": {}}}
+    torch.save({"model_state": state, **extra}, path)
+    model = loading.convert("x3d_xs", path)
+    assert_same(model.variables, loading.convert("x3d_xs", source).variables)
+    assert model.spec.source == f"{path} (slowfast)"
+    assert model.spec.licence == "Apache-2.0"
+    assert model.spec.classes == zoo.KINETICS_400
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "module", None])
+def test_wrappers_of_a_pth(tmp_path, wrapper):
+    torch = pytest.importorskip("torch")
+    source = weights("ptv_x3d_xs")
+    state = {k: torch.from_numpy(v) for k, v in source.items()}
+    torch.save({wrapper: state} if wrapper else state, tmp_path / "x.pth")
+    read = sources.read(tmp_path / "x.pth")
+    assert read.keys() == source.keys()
+    assert all(np.array_equal(read[k], source[k]) for k in source)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_hugging_face_folder(tmp_path, sharded):
+    save = pytest.importorskip("safetensors.numpy").save_file
+    source = weights("hf_timesformer_base")
+    if sharded:
+        import json
+
+        keys = list(source)
+        parts = {"a.safetensors": keys[:100], "b.safetensors": keys[100:]}
+        for part, some in parts.items():
+            save({k: source[k] for k in some}, tmp_path / part)
+        where = {k: part for part, some in parts.items() for k in some}
+        index = tmp_path / "model.safetensors.index.json"
+        index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    else:
+        save(source, tmp_path / "model.safetensors")
+    read = sources.read(tmp_path)
+    assert read.keys() == source.keys()
+    assert all(np.array_equal(read[k], source[k]) for k in source)
+
+
+def test_half_precision_becomes_float32(tmp_path):
+    torch = pytest.importorskip("torch")
+    save = pytest.importorskip("safetensors.torch").save_file
+    state = {"a": torch.tensor([1.5, 2.0]).bfloat16(), "b": torch.ones(2).half()}
+    save(state, tmp_path / "x.safetensors")
+    torch.save(state, tmp_path / "x.pt")
+    for name in ("x.safetensors", "x.pt"):
+        read = sources.read(tmp_path / name)
+        assert {v.dtype for v in read.values()} == {np.dtype(np.float32)}
+        np.testing.assert_array_equal(read["a"], [1.5, 2.0])
+
+
+def caffe2_name(key: str) -> str | None:
+    """The blob of a SlowFast key, written down independently of our table."""
+    if key.endswith("num_batches_tracked"):
+        return None
+    key = key.replace("s1.pathway0_stem.conv.weight", "conv1_w")
+    key = key.replace("s1.pathway0_stem.bn.", "res_conv1_bn.")
+    key = key.replace("head.projection.weight", "pred_w")
+    key = key.replace("head.projection.bias", "pred_b")
+    key = re.sub(
+        r"^s(\d)\.pathway0_res(\d)\.branch1_bn\.", r"res\1_\2_branch1_bn.", key
+    )
+    key = re.sub(
+        r"^s(\d)\.pathway0_res(\d)\.branch1\.weight", r"res\1_\2_branch1_w", key
+    )
+    stem = r"^s(\d)\.pathway0_res(\d)\.branch2\.([abc])"
+    key = re.sub(stem + r"_bn\.", r"res\1_\2_branch2\3_bn.", key)
+    key = re.sub(stem + r"\.weight", r"res\1_\2_branch2\3_w", key)
+    for theirs, blob in {
+        "weight": "s",
+        "bias": "b",
+        "running_mean": "rm",
+        "running_var": "riv",
+    }.items():
+        key = re.sub(rf"_bn\.{theirs}$", f"_bn_{blob}", key)
+    return key
+
+
+def caffe2_blobs(source: dict[str, np.ndarray]) -> dict[str, object]:
+    blobs: dict[str, object] = {"lr": np.float32(0.1), "model_iter": np.array([3])}
+    for key, value in source.items():
+        if (name := caffe2_name(key)) is not None:
+            if name.endswith("_w") and value.shape[-3:] == (1, 1, 1):
+                value = value[..., 0]  # stored with fewer axes
+            blobs[name] = value
+            blobs[f"{name}_momentum"] = np.zeros_like(value)
+    return blobs
+
+
+@pytest.mark.parametrize("name", ["slow_r50", "slow_r50_4x16"])
+def test_caffe2_pickle(tmp_path, name):
+    source = weights("slowfast_slow_8x8_r50")
+    path = tmp_path / "SLOWONLY.pkl"
+    path.write_bytes(pickle.dumps({"blobs": caffe2_blobs(source)}, protocol=2))
+    model = loading.convert(name, path)
+    assert "caffe2" in model.spec.source
+    assert_same(model.variables, loading.convert("slow_r50", source).variables)
+
+
+def test_i3d_under_its_other_names():
+    # SlowFast does not shift the stages by the pool: its keys are those of Slow
+    ours = keys_and_shapes("slowfast_slow_8x8_r50")
+    shapes = keys_and_shapes("ptv_i3d_r50").values()
+    source = filled(dict(zip(ours, shapes, strict=True)))
+    slowfast = loading.convert("i3d_r50", source)
+    caffe2 = loading.convert("i3d_r50", caffe2_blobs_read(source))
+    assert_same(slowfast.variables, caffe2.variables)
+    with pytest.raises(
+        UserError, match="these are weights of i3d_r50, not of slow_r50"
+    ):
+        loading.convert("slow_r50", source)
+
+
+def caffe2_blobs_read(source):
+    return {k: np.asarray(v) for k, v in caffe2_blobs(source).items()}
+
+
+def test_prefix_of_the_official_timesformer_may_be_missing():
+    source = weights("timesformer_official")
+    bare = {k.removeprefix("model."): v for k, v in source.items()}
+    a = loading.convert("timesformer", source).variables
+    assert_same(a, loading.convert("timesformer", bare).variables)
+
+
+# ---- other inputs than the native one
+
+
+@pytest.mark.parametrize("name", ["slow_r50", "i3d_r50", "x3d_xs"])
+def test_every_frame_has_a_gradient(name):
+    golden = next(g for g, (n, _) in NETWORKS.items() if n == name)
+    model = loading.convert(name, weights(golden))
+    module = model.module.clone(frames=4, size=64)
+    clip = rule.video(4, 64, 1)
+    assert_gradient(module, model.variables, clip)
+
+
+def assert_gradient(module, variables, clip):
+    gradient = jax.jit(jax.grad(lambda x: module.apply(variables, x)[0, 3]))(clip)
+    assert np.isfinite(gradient).all()
+    assert (np.abs(gradient).max((0, 2, 3, 4)) > 0).all()
+
+
+@pytest.mark.parametrize("size", [182, 256])
+def test_x3d_averages_logits_of_all_positions(size):
+    model = loading.convert("x3d_xs", weights("ptv_x3d_xs"))
+    clip = rule.video(4, size, 1)
+    with jax.default_matmul_precision("highest"):
+        run = jax.jit(lambda v, x: head_of(*apply(model.module, v, x)))
+        logits, x = jax.device_get(run(model.variables, clip))
+    params, stats = model.variables["params"], model.variables["batch_stats"]
+    norm, moments = params["head"]["norm"], stats["head"]["norm"]
+    x = x[0].astype(np.float64)  # 4 h w c
+    x = (x - moments["mean"]) / np.sqrt(moments["var"] + 1e-5)
+    x = np.maximum(x * norm["scale"] + norm["bias"], 0)
+    edge = x.shape[1] - 5 + 1
+    assert edge >= 2
+    rows = []
+    for i in range(edge):
+        for j in range(edge):
+            rows.append(classified(params, x[:, i : i + 5, j : j + 5].mean((0, 1, 2))))
+    assert np.abs(logits[0] - np.mean(rows, 0)).max() < 1e-4
+    assert np.abs(logits[0] - classified(params, x.mean((0, 1, 2)))).max() > 1e-3
+
+
+def apply(module, variables, video):
+    return taps.apply(module, variables, video, taps.norm_inputs)
+
+
+def head_of(logits, found):
+    return logits, found["head/norm"].value
+
+
+def classified(params, x):
+    x = np.maximum(x @ params["head"]["expand"]["kernel"], 0)
+    return x @ params["classifier"]["kernel"] + params["classifier"]["bias"]
+
+
+def test_timesformer_takes_other_clips():
+    model = loading.convert("timesformer", weights("timesformer_official"))
+    assert_gradient(model.module, model.variables, rule.video(4, 160, 1))
+
+
+def test_timesformer_resizes_embeddings_as_torch_does():
+    torch = pytest.importorskip("torch")
+    resize = torch.nn.functional.interpolate
+    module, _ = zoo.build("timesformer_small", ("a", "b"), frames=8, size=196, depth=2)
+    small, _ = zoo.build("timesformer_small", ("a", "b"), frames=3, size=140, depth=2)
+    variables = jax.tree.map(
+        lambda leaf: np.random.default_rng(0).normal(0, 0.1, leaf.shape),
+        zoo.variable_shapes(module),
+    )
+    params = dict(variables["params"])
+    position = torch.from_numpy(params["position_embedding"])
+    grid = position[:, 1:].reshape(1, 14, 14, 192).permute(0, 3, 1, 2)
+    grid = resize(grid, size=(10, 10), mode="nearest").permute(0, 2, 3, 1)
+    resized = torch.cat([position[:, :1], grid.reshape(1, 100, 192)], dim=1)
+    time = torch.from_numpy(params["time_embedding"]).transpose(1, 2)
+    params["position_embedding"] = resized.numpy()
+    time = resize(time, size=3, mode="nearest").transpose(1, 2)
+    params["time_embedding"] = time.numpy()
+    clip = jnp.asarray(rule.video(3, 140, 1))
+    a = jax.jit(module.apply)(variables, clip)
+    b = jax.jit(small.apply)({"params": params}, clip)
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

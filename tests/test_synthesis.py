@@ -1,0 +1,167 @@
+"""The engine: it reaches the class, keeps videos apart, resumes, and stops at NaN."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from leaps_jax import Config, UserError, objectives, synthesis, synthesize, taps
+from leaps_jax.synthesis import NotFiniteError, iterate, prepare
+
+ONE = jax.devices()[:1]
+SHORT = Config(steps=12, steps_per_call=4, diversity=0.05)
+
+
+def test_leaps_turns_noise_into_the_class_and_towards_the_stimulus(
+    tiny, verifier, stimuli
+):
+    config = Config(steps=80, steps_per_call=40, spatial_tv=0.1, temporal_tv=0.1)
+    labels = ["walk", "bend", "run"]
+    result = synthesize(tiny, stimuli[:3], labels, verifier, config, devices=ONE)
+    assert result.videos.shape == (3, 4, 32, 32, 3)
+    assert 0 <= result.videos.min() and result.videos.max() <= 1
+    assert result.labels.tolist() == [4, 0, 3]
+    seen = np.asarray(taps.predict(tiny, result.videos)).argmax(1)
+    assert seen.tolist() == [4, 0, 3]
+    assert list(result.metrics)[:4] == list(result.weights)
+    for name in ("cross_entropy", "priming", "diversity", "total"):
+        assert result.metrics[name].shape == (80, 3)
+        assert (result.metrics[name][-1] < result.metrics[name][0]).all(), name
+
+
+def test_videos_do_not_depend_on_their_neighbours(tiny, stimuli):
+    together = synthesize(tiny, stimuli[:3], [0, 1, 2], config=SHORT, devices=ONE)
+    alone = synthesize(tiny, stimuli[:1], [0], config=SHORT, devices=ONE)
+    np.testing.assert_allclose(together.videos[:1], alone.videos, atol=1e-4)
+
+
+def test_every_video_starts_from_and_moves_by_noise_of_its_own(tiny, stimuli):
+    problem = prepare(tiny, stimuli[:1], [0], config=SHORT).repeated(2)
+    state = problem.init_state()
+    assert np.abs(state.videos[0] - state.videos[1]).max() > 1
+    again = prepare(tiny, stimuli[:1], [0], config=SHORT).init_state()
+    np.testing.assert_array_equal(state.videos[:1], again.videos)
+    other = dataclasses.replace(SHORT, seed=1)
+    other_state = prepare(tiny, stimuli[:1], [0], config=other).init_state()
+    assert np.abs(other_state.videos - again.videos).max() > 1
+
+
+def test_best_is_kept_per_video(tiny, stimuli):
+    """With a loss that rises and falls, at another step for every video."""
+    config = Config(steps=30, steps_per_call=30, roll=30 / 182)
+    away = -1 * objectives.cross_entropy() + objectives.priming()
+    problem = prepare(tiny, stimuli, range(5), config=config, objective=away)
+    (snapshot,) = iterate(problem, devices=ONE)
+    totals = snapshot.metrics["total"]
+    np.testing.assert_allclose(snapshot.state().best_loss, totals.min(0), rtol=1e-6)
+    assert len(set(totals.argmin(0))) > 1, "the case is too easy to tell"
+
+
+def test_going_on_from_a_saved_state_changes_nothing(tiny, verifier, stimuli):
+    problem = prepare(tiny, stimuli[:2], [0, 1], verifier, SHORT)
+    whole = [s.state() for s in iterate(problem, devices=ONE)]
+    resumed = [s.state() for s in iterate(problem, whole[0], devices=ONE)]
+    assert len(whole) == 3 and len(resumed) == 2
+    jax.tree.map(np.testing.assert_array_equal, whole[-1], resumed[-1])
+
+
+def test_a_loss_that_is_not_finite_names_term_step_and_video(tiny, stimuli):
+    def explode(context):
+        return jax.numpy.where(
+            context.labels == 1,
+            jax.numpy.log(-(context.video[:, 0, 0, 0, 0] ** 2)),
+            0.0,
+        )
+
+    objective = objectives.cross_entropy() + objectives.term("explosive", explode)
+    problem = prepare(tiny, stimuli[:2], [0, 1], config=SHORT, objective=objective)
+    before = problem.init_state()
+    with pytest.raises(NotFiniteError) as caught:
+        list(iterate(problem, devices=ONE))
+    message = str(caught.value)
+    assert "explosive" in message and "step 0" in message and "[1]" in message
+    assert "cross_entropy" not in message
+    kept = caught.value.snapshot.state()
+    np.testing.assert_array_equal(kept.videos, before.videos)
+    assert kept.step.tolist() == [0, 0]
+
+
+def test_without_a_verifier_the_diversity_term_is_off(tiny, stimuli):
+    problem = prepare(tiny, stimuli[:1], [0], config=SHORT)
+    assert "diversity" not in problem.objective.weights
+    with pytest.raises(UserError, match="needs a verifier"):
+        prepare(tiny, stimuli[:1], [0], config=SHORT, objective=objectives.diversity())
+
+
+@pytest.mark.parametrize("method", objectives.METHODS)
+def test_every_method_runs_on_the_engine(method, tiny, verifier, stimuli):
+    octaves, init = (2, "stimulus") if method == "deep_dream" else (1, "noise")
+    config = Config(steps=8, steps_per_call=4, octaves=octaves, init=init)
+    objective = objectives.METHODS[method](config)
+    result = synthesize(
+        tiny, stimuli[:1], [0], verifier, config, objective, devices=ONE
+    )
+    assert np.isfinite(result.metrics["total"]).all()
+
+
+def test_flip_and_temporal_roll_change_the_draws(tiny, stimuli):
+    plain = synthesize(tiny, stimuli[:1], [0], config=SHORT, devices=ONE)
+    for change in ({"flip": True}, {"temporal_roll": 2}):
+        config = dataclasses.replace(SHORT, **change)
+        moved = synthesize(tiny, stimuli[:1], [0], config=config, devices=ONE)
+        assert np.abs(plain.videos - moved.videos).max() > 1e-3
+
+
+def test_labels_and_stimuli_pair_up(tiny, stimuli):
+    assert len(prepare(tiny, stimuli[:1], [0, 1, 2])) == 3
+    assert len(prepare(tiny, stimuli[:3], ["run"])) == 3
+    with pytest.raises(UserError, match="3 labels for 2 stimuli"):
+        prepare(tiny, stimuli[:2], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("labels", "change", "message"),
+    [
+        (["wlk"], None, "label='wlk': not a class of tiny; did you mean walk"),
+        ([5], None, "label=5: tiny has classes 0 to 4"),
+        ([], None, "give at least one label"),
+        ([0], lambda s: s[:, :3], "must be"),
+        ([0], lambda s: s * np.nan, "not finite"),
+        ([0], lambda s: s * 255, "scale to"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(tiny, stimuli, labels, change, message):
+    changed = change(stimuli[:1]) if change else stimuli[:1]
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(tiny, changed, labels)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["steps=0"], "steps=0: must be at least 1"),
+        (["learning_rate=nan"], "must be a finite number"),
+        (["marign=1"], "did you mean margin"),
+        (["flip=maybe"], "write true or false"),
+        (["steps=1.5"], "not a whole number"),
+        (["steps"], "write key=value"),
+        (["beta1=1"], r"must be in \[0, 1\)"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        Config().updated(settings)
+
+
+def test_settings_parse_by_the_type_of_their_field():
+    config = Config().updated(["flip=False", "seed=3", "roll=0.25"])
+    assert (config.flip, config.seed, config.roll) == (False, 3, 0.25)
+
+
+def test_octave_keeps_the_size(stimuli):
+    small = synthesis.at_octave(jax.numpy.array(stimuli), 2, 1.5)
+    assert small.shape == stimuli.shape
+    # tiled: what stands at the left edge comes again after round(32 / 1.5 ** 2) pixels
+    np.testing.assert_allclose(small[:, :, :, :14], small[:, :, :, 14:28], atol=1e-6)

@@ -1,0 +1,123 @@
+"""Taps are exact norm inputs, in order of execution, under jit, grad and remat."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leaps_jax import Model, ModelSpec, UserError, estimate_moments, features, taps
+from leaps_jax.models import layers
+
+
+def test_taps_are_the_inputs_of_the_norms_in_order(tiny, stimuli):
+    logits, found = features(tiny, stimuli)
+    assert list(found) == ["norm0", "norm1", "norm2"]
+    assert [v.shape[1:] for v in found.values()] == [
+        (4, 16, 16, 8),
+        (4, 8, 8, 16),
+        (4, 4, 4, 16),
+    ]
+    # the first one by hand
+    kernel = tiny.variables["params"]["conv0"]["kernel"]
+    x = (stimuli - 0.45) / 0.2
+    expected = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 2, 2),
+        [(1, 1)] * 3,
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+    np.testing.assert_allclose(found["norm0"], expected, atol=1e-4)
+    np.testing.assert_allclose(logits, taps.predict(tiny, stimuli), atol=1e-4)
+
+
+def test_pixels_are_not_clipped(tiny, stimuli):
+    _, inside = features(tiny, stimuli)
+    _, outside = features(tiny, stimuli + 3)
+    assert np.abs(inside["norm0"] - outside["norm0"]).max() > 1
+
+
+class Twelve(nn.Module):
+    """Norms whose names sort otherwise than they run, and one that runs twice."""
+
+    @nn.compact
+    def __call__(self, x):
+        block = nn.remat(Block)
+        for i in range(12):
+            x = block(name=f"block{i}")(x)
+        return x.mean((1, 2, 3))
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        norm = layers.LayerNorm(name="norm")
+        return norm(2 * norm(x) + 1)
+
+
+def make_twelve() -> Model:
+    module = Twelve()
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 2, 4, 4, 3)))
+    return Model(module, variables, ModelSpec("twelve", 2, 4, ("a", "b", "c")))
+
+
+def test_order_is_of_execution_and_a_second_run_is_a_second_tap():
+    names = taps.tap_names(make_twelve())
+    assert names == [f"block{i}/norm#{call}" for i in range(12) for call in (1, 2)]
+
+
+def test_taps_pass_through_remat_jit_and_grad():
+    model = make_twelve()
+    video = np.random.default_rng(0).random((1, 2, 4, 4, 3), np.float32)
+
+    def loss(video):
+        _, found = taps.apply(model.module, model.variables, video, model.tap_filter)
+        return (
+            found["block11/norm#2"].mean().sum() + found["block0/norm#1"].mean().sum()
+        )
+
+    gradient = jax.jit(jax.grad(loss))(video)
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
+def test_any_flax_filter_taps_a_module_of_ones_own(stimuli):
+    class Own(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Conv(6, (3, 3, 3), name="first")(x))
+            return nn.Dense(2, name="last")(x.mean((1, 2, 3)))
+
+    module = Own()
+    model = Model(
+        module,
+        module.init(jax.random.key(0), jnp.zeros((1, 4, 32, 32, 3))),
+        ModelSpec("own", 4, 32, ("a", "b")),
+        tap_filter=lambda m, method: isinstance(m, nn.Conv) and method == "__call__",
+    )
+    _, found = features(model, stimuli)
+    assert list(found) == ["first/__call__"]
+
+
+def test_moments_of_batch_norm_are_its_running_statistics(tiny):
+    mean, var = taps.target_moments(tiny)["norm1"]
+    np.testing.assert_array_equal(mean, tiny.variables["batch_stats"]["norm1"]["mean"])
+    np.testing.assert_array_equal(var, tiny.variables["batch_stats"]["norm1"]["var"])
+
+
+def test_moments_of_layer_norm_are_estimated_from_clips():
+    model = make_twelve()
+    with pytest.raises(UserError, match="estimate_moments"):
+        taps.target_moments(model)
+    clips = np.random.default_rng(1).random((5, 2, 4, 4, 3), np.float32)
+    model = dataclasses.replace(model, moments=estimate_moments(model, clips, batch=2))
+    mean, var = taps.target_moments(model)["block0/norm#1"]
+    np.testing.assert_allclose(mean, clips.mean((0, 1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(var, clips.var((0, 1, 2, 3)), rtol=1e-3)
+
+
+def test_wrong_shape_is_named(tiny):
+    with pytest.raises(UserError, match=r"shape \(4, 32, 32, 3\)"):
+        features(tiny, np.zeros((4, 32, 32, 3)))

@@ -1,0 +1,181 @@
+"""The table of models: sizes, costs, names, and options of the networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leaps_jax import taps, zoo
+from leaps_jax.errors import UserError
+from leaps_jax.models.layers import DepthwiseConv
+
+# as the papers and the published files have them
+PARAMETERS = {
+    "slow_r50": 32_454_096,
+    "slow_r50_4x16": 32_454_096,
+    "i3d_r50": 28_043_472,
+    "x3d_xs": 3_794_322,
+    "x3d_l": 6_153_432,
+    "timesformer": 121_566_352,
+}
+GMACS = {
+    "slow_r50": 41.74,
+    "slow_r50_4x16": 20.87,
+    "i3d_r50": 28.41,
+    "x3d_xs": 0.605,
+    "x3d_s": 1.963,
+    "x3d_m": 4.732,
+    "x3d_l": 18.37,
+    "timesformer": 195.8,
+}
+SMALL = [name for name in zoo.names() if name.endswith("_small")]
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_counts_are_what_the_table_and_the_papers_say(name):
+    entry = zoo.entry(name)
+    assert zoo.parameters(name) == entry.parameters
+    assert entry.parameters == PARAMETERS.get(name, entry.parameters)
+    assert zoo.gmacs(name) == pytest.approx(entry.gmacs, rel=1e-3)
+    assert entry.gmacs == pytest.approx(GMACS.get(name, entry.gmacs), rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["slow_r50", "x3d_xs", "timesformer", *SMALL])
+def test_number_of_taps(name):
+    module, spec = zoo.build(name, ("a",))
+    model = taps.Model(module, zoo.variable_shapes(module), spec)
+    assert len(taps.tap_names(model)) == zoo.entry(name).taps
+
+
+def test_x3d_of_pytorchvideo_has_one_norm_less():
+    module, _ = zoo.build("x3d_xs", ("",) * 400, shortcut_norm_on_stride=False)
+    params = zoo.variable_shapes(module)["params"]
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == 3_794_274
+
+
+def test_every_entry_is_complete():
+    for row in zoo.table():
+        assert row["paper"] and row["family"]
+        assert bool(row["namings"]) == bool(row["weights"]) == bool(row["licence"])
+    assert "non-commercial" in zoo.entry("timesformer").licence
+
+
+def test_kinetics_names():
+    assert len(zoo.KINETICS_400) == len(set(zoo.KINETICS_400)) == 400
+    assert list(zoo.KINETICS_400) == sorted(zoo.KINETICS_400)
+    assert zoo.KINETICS_400[169] == "juggling balls"
+
+
+def test_unknown_names_are_one_line_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean x3d_xs") as error:
+        zoo.entry("x3d-xs")
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="did you mean dropout"):
+        zoo.build("x3d_xs", ("a",), droput=0.1)
+
+
+def shallow(name):
+    """A network of the family with one or two blocks a stage, all of them active."""
+    few = {"depth": 2} if "timesformer" in name else {"depths": (2, 1, 1, 1)}
+    module, _ = zoo.build(name, tuple("abcde"), frames=4, size=56, **few)
+    rng = np.random.default_rng(0)
+    video = rng.normal(size=(2, 4, 56, 56, 3)).astype(np.float32)
+    variables = jax.jit(module.init)(jax.random.key(0), video)
+    variables = jax.tree.map(  # no scale stays zero
+        lambda leaf: (
+            leaf + rng.uniform(0, 0.2, leaf.shape[-1:]).astype(np.float32)
+            if leaf.ndim == 1
+            else leaf
+        ),
+        variables,
+    )
+    return module, variables, video
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_options_do_not_change_the_network(name):
+    plain, variables, video = shallow(name)
+    remat, half = plain.clone(remat=True), plain.clone(dtype=jnp.bfloat16)
+
+    @jax.jit
+    def run(variables, video):
+        """Logits, taps and the gradient of each form of the network."""
+        out = []
+        for module in (plain, remat, half):
+
+            def loss(x, module=module):
+                logits, found = taps.apply(module, variables, x, taps.norm_inputs)
+                names.append(list(found))
+                return logits[:, 1].sum(), (logits, [t.mean() for t in found.values()])
+
+            out.append(jax.value_and_grad(loss, has_aux=True)(video))
+        return out
+
+    names: list[list[str]] = []
+    (a, da), (b, db), (c, dc) = run(variables, video)
+    assert names[0] == names[1] == names[2]
+    logits, remat_logits, half_logits = a[1][0], b[1][0], c[1][0]
+    assert logits.dtype == half_logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, remat_logits, rtol=1e-4, atol=1e-5)
+    for one, other in zip(a[1][1], b[1][1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(da, db, rtol=1e-3, atol=1e-5 * np.abs(da).max())
+    assert np.abs(half_logits - logits).max() < 0.1 * np.std(logits)
+    assert np.isfinite(dc).all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_training_mode_updates_statistics_and_drops_out(name):
+    module, given, video = shallow(name)
+    module = module.clone(dropout=0.5)
+
+    def loss(params, key):
+        variables = {**given, "params": params}
+        logits, updates = module.apply(
+            variables, video, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
+        return jnp.square(logits - 1).sum(), (logits, updates)
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, (one, updates)), gradient = step(given["params"], jax.random.key(0))
+    (_, (two, _)), _ = step(given["params"], jax.random.key(1))
+    assert not np.allclose(one, two)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert ("batch_stats" in updates) == ("batch_stats" in given)
+    for old, new in zip(
+        jax.tree.leaves(given.get("batch_stats", {})),
+        jax.tree.leaves(updates.get("batch_stats", {})),
+        strict=True,
+    ):
+        assert not np.array_equal(old, new)
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)])
+def test_depthwise_convolution_is_one(stride):
+    layer = DepthwiseConv((3, 3, 3), stride)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 5, 7, 8, 6)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 1, 6)), jnp.float32)
+    got = layer.apply({"params": {"kernel": kernel}}, x)
+    wanted = layer._grouped_convolution(x, kernel)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    half = DepthwiseConv((3, 3, 3), stride, jnp.bfloat16)
+    got = half.apply({"params": {"kernel": kernel}}, x)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(got.astype(jnp.float32), wanted, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("x3d_xs", (1, 2, 160, 160, 3), "more frames"),
+        ("slow_r50_4x16", (1, 4, 160, 160, 3), "larger size"),
+        ("timesformer_small", (1, 4, 100, 100, 3), "multiple of 14"),
+    ],
+)
+def test_clips_that_do_not_fit(name, shape, words):
+    module, _ = zoo.build(name, ("a",))
+    video = jax.ShapeDtypeStruct(shape, jnp.float32)
+    with pytest.raises(ValueError, match=words) as error:
+        jax.eval_shape(module.init, jax.random.key(0), video)
+    assert "\n" not in str(error.value)
