@@ -74,10 +74,7 @@ def save_model(
     import orbax.checkpoint
 
     folder = Path(folder).absolute()
-    if folder.exists() and not overwrite:
-        raise UserError(f"{folder}: exists; choose another folder or overwrite it")
-    if folder.exists() and not is_model(folder) and any(folder.iterdir()):
-        raise UserError(f"{folder}: is no model's folder, so it is not overwritten")
+    check_vacant(folder, overwrite)
     tree = jax.tree.map(np.asarray, jax.device_get(_plain(variables)))
     shapes = {
         "/".join(path): list(leaf.shape)
@@ -113,6 +110,34 @@ def save_model(
     return folder
 
 
+def check_vacant(folder: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Refuses a folder that `save_model` would: ask before the work, not after.
+
+    Raises:
+      UserError: it exists and `overwrite` is off, is no model's, or cannot be written.
+    """
+    path = Path(folder)
+    reason = unwritable(path)
+    if reason is None and path.exists():
+        if not path.is_dir() or not is_model(path) and any(path.iterdir()):
+            reason = "is no model's folder, so it is not overwritten"
+        elif not overwrite:
+            raise UserError(f"out={str(path)!r}: exists; choose another or --overwrite")
+    if reason:
+        raise UserError(f"out={str(path)!r}: {reason}; choose another folder")
+
+
+def unwritable(path: Path) -> str | None:
+    """Why nothing can be written at a path, or None where it can."""
+    path = path.absolute()
+    place = next(p for p in (path, *path.parents) if p.exists())
+    if place != path and not place.is_dir():
+        return f"cannot be written ({place} is a file)"
+    if not os.access(place, os.W_OK):
+        return f"cannot be written (no permission in {place})"
+    return None
+
+
 def is_model(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder was written by `save_model`."""
     return (Path(folder) / "model.json").is_file()
@@ -136,7 +161,9 @@ def load(folder: str | os.PathLike[str]) -> SavedModel:
             spec = ModelSpec(**facts["spec"])
             architecture, shapes = facts["architecture"], facts["shapes"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}/model.json: is damaged ({error})") from None
+        raise UserError(
+            f"{folder}/model.json: is damaged ({error}); make the checkpoint again"
+        ) from None
     if not known:
         raise UserError(
             f"{folder}: is of format {facts['format']}, this version reads up to"
@@ -149,7 +176,9 @@ def load(folder: str | os.PathLike[str]) -> SavedModel:
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{folder}/variables: cannot be read ({reason})") from None
+        raise UserError(
+            f"{folder}/variables: cannot be read ({reason}); make the checkpoint again"
+        ) from None
     variables = jax.tree.map(np.asarray, variables)
     _check_shapes(folder, variables, {k: tuple(v) for k, v in shapes.items()})
     return SavedModel(
@@ -198,7 +227,10 @@ def _check_shapes(
             rest = f" and {more} more" if more > 0 else ""
             parts.append(f"{len(items)} tensors {what}: {shown}{rest}")
     if parts:
-        raise UserError(f"{folder}: does not fit the model: {'; '.join(parts)}")
+        raise UserError(
+            f"{folder}: does not fit the model: {'; '.join(parts)}; make the checkpoint"
+            " again"
+        )
 
 
 def _plain(tree: Any) -> Any:
@@ -224,7 +256,9 @@ def _read_moments(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]] | None
             taps = [key.removesuffix(":mean") for key in file if key.endswith(":mean")]
             return {tap: (file[f"{tap}:mean"], file[f"{tap}:var"]) for tap in taps}
     except Exception as error:  # a damaged zip raises many kinds
-        raise UserError(f"{path}: is damaged ({error})") from None
+        raise UserError(
+            f"{path}: is damaged ({error}); make the checkpoint again"
+        ) from None
 
 
 def save_state(folder: str | os.PathLike[str], step: int, state: Any) -> None:
@@ -250,14 +284,13 @@ def restore_state(folder: str | os.PathLike[str], like: Any) -> Any | None:
         step = manager.latest_step()
         if step is None:
             return None
-        try:
-            found = manager.restore(step, args=_standard().StandardRestore(expected))
-        except (ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise UserError(
-                f"out={os.fspath(folder)!r}: the saved state does not fit ({reason});"
-                " choose another folder or --overwrite"
-            ) from None
+        found = manager.restore(step, args=_standard().StandardRestore())
+    saved = [np.shape(leaf) for leaf in found["leaves"]]
+    if saved != [leaf.shape for leaf in expected["leaves"]]:
+        raise UserError(
+            f"out={os.fspath(folder)!r}: the saved state is of another shape; choose"
+            " another folder or --overwrite"
+        )
     return jax.tree.unflatten(jax.tree.structure(like), found["leaves"])
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leaps_jax import (
+    checkpoints,
     loading,
     objectives,
     runs,
@@ -261,8 +262,13 @@ def _models(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    _check_vacant(options.out, options.overwrite)
-    model = loading.convert(options.name, options.source)
+    zoo.entry(options.name)
+    checkpoints.check_vacant(options.out, options.overwrite)
+    try:
+        model = loading.convert(options.name, options.source)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{options.source}: ")
+        raise UserError(f"source={options.source!r}: {reason}") from None
     if options.moments:
         clips, _ = stimuli.load_labelled(
             options.moments, model.spec, short="loop", argument="moments"
@@ -273,16 +279,20 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_vacant(out: Path, overwrite: bool) -> None:
-    """Refuses before the work is done, not after."""
-    if out.exists() and not overwrite:
-        raise UserError(f"out={str(out)!r}: exists; choose another or --overwrite")
-
-
 def _synthesize(options: argparse.Namespace) -> int:
     config = _config(options)
-    model = _load(options.model, options)
-    verifier = _load(options.verifier, options) if options.verifier else None
+    objective = objectives.METHODS[options.method](config)
+    needs_stimulus = "stimulus" in objective.uses or config.init == "stimulus"
+    if needs_stimulus and not options.stimulus:
+        raise UserError(
+            f"stimulus: missing, and --method {options.method} starts from or is primed"
+            " by one; give a clip, or --method activation_maximization"
+        )
+    notes = []
+    model = _load("model", options.model, options)
+    verifier = None
+    if options.verifier:
+        verifier = _load("verifier", options.verifier, options)
     spec = dataclasses.replace(
         model.spec,
         frames=_given(options.frames, model.spec.frames),
@@ -292,16 +302,15 @@ def _synthesize(options: argparse.Namespace) -> int:
     model = dataclasses.replace(model, spec=spec)
     synthesis.check_input(model)
     clips, labels = _stimuli_and_labels(options, model)
-    objective = objectives.METHODS[options.method](config)
     if "verifier" in objective.uses and verifier is None:
         objective = objective.without("diversity")
-        _say("no --verifier: the diversity term is off")
+        notes.append("no --verifier: the diversity term is off")
     if verifier is not None and "verifier" in objective.uses:
-        verifier = _with_moments(verifier, options)
+        verifier = _with_moments(verifier, options, notes)
     problem = synthesis.prepare(model, clips, labels, verifier, config, objective)
     problem = problem.repeated(options.copies)
     judges = {"self": model} | ({"verifier": verifier} if verifier else {})
-    judges |= {reference: _load(reference, options) for reference in options.judge}
+    judges |= {name: _load("judge", name, options) for name in options.judge}
     names = ("model", "verifier", "method", "stimulus", "copies", "short", "dtype")
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
     settings |= {
@@ -311,7 +320,10 @@ def _synthesize(options: argparse.Namespace) -> int:
         "stride": spec.stride,
         "config": dataclasses.asdict(config),
     }
-    before = _status(options.out)
+    before = runs.check(options.out, problem, settings, overwrite=options.overwrite)
+    was_finished = before is not None and before["status"] == "finished"
+    for note in notes if not was_finished else ():
+        _say(note)
     record = runs.execute(
         options.out,
         problem,
@@ -326,7 +338,7 @@ def _synthesize(options: argparse.Namespace) -> int:
             f"stopped at step {record['step']}; the same command resumes {options.out}"
         )
         return 130
-    if before == "finished" and not options.overwrite:
+    if was_finished:
         print(f"{options.out} is finished; --overwrite starts it again")
     for role, verdict in record["judges"].items():
         print(
@@ -350,8 +362,8 @@ def _config(options: argparse.Namespace) -> Config:
     return Config(**PRESETS[options.method] | changes).updated(options.set)
 
 
-def _load(reference: str, options: argparse.Namespace) -> Model:
-    return loading.load_model(reference, dtype=options.dtype)
+def _load(argument: str, reference: str, options: argparse.Namespace) -> Model:
+    return loading.load_model(reference, dtype=options.dtype, argument=argument)
 
 
 def _given(value: int | None, default: int) -> int:
@@ -371,39 +383,39 @@ def _stimuli_and_labels(
     labels = options.label or [name for name in folders if name is not None]
     if len(labels) != len(clips) and not options.label:
         raise UserError(
-            "label: missing, and not every stimulus lies in a <class>/<clip> tree"
+            "label: missing, and not every stimulus lies in a <class>/<clip> tree; name"
+            " the classes to synthesise"
         )
     return clips, labels
 
 
-def _with_moments(verifier: Model, options: argparse.Namespace) -> Model:
+def _with_moments(
+    verifier: Model, options: argparse.Namespace, notes: list[str]
+) -> Model:
     """A verifier without batch norm gets its target moments from the stimuli."""
     try:
         taps.target_moments(verifier)
         return verifier
     except UserError:
         if not options.stimulus:
-            raise
+            raise UserError(
+                f"verifier={options.verifier!r}: has no batch norm and no stored"
+                " statistics; store some with `convert --moments DIR`, or give a"
+                " --stimulus to estimate them from"
+            ) from None
     clips, _ = stimuli.load_labelled(
         options.stimulus, verifier.spec, short="loop", data_dir=options.data_dir
     )
-    _say(
+    notes.append(
         f"verifier {verifier.spec.name} has no stored statistics: estimated from"
         f" {len(clips)} stimuli; `convert --moments DIR` stores better ones"
     )
     return dataclasses.replace(verifier, moments=taps.estimate_moments(verifier, clips))
 
 
-def _status(folder: Path) -> str | None:
-    path = folder / "run.json"
-    try:
-        return json.loads(path.read_text())["status"] if path.exists() else None
-    except (ValueError, KeyError, OSError):
-        return None  # `runs.execute` says what is wrong
-
-
 def _train(options: argparse.Namespace) -> int:
-    _check_vacant(options.out, options.overwrite)
+    zoo.entry(options.model)
+    checkpoints.check_vacant(options.out, options.overwrite)
     recipe = training.Recipe(
         steps=options.steps,
         batch=options.batch,
@@ -412,16 +424,13 @@ def _train(options: argparse.Namespace) -> int:
         weight_decay=options.weight_decay,
         flip=options.flip,
     )
-    size = _given(options.size, zoo.entry(options.model).size)
-    short_side = round(size * 8 / 7)
-    clips = _clips("data", options, short_side)
-    held_out = None
+    # All that can be refused is refused before the clips are read.
+    classes = _classes("data", options)
     if options.eval_data:
-        held_out = _clips("eval_data", options, short_side)
-        held_out = _same_classes(held_out, clips.classes)
+        _check_known(_classes("eval_data", options), classes, options)
     model = loading.initialize(
         options.model,
-        clips.classes,
+        classes,
         frames=options.frames,
         size=options.size,
         stride=options.stride,
@@ -429,6 +438,11 @@ def _train(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     synthesis.check_input(model)
+    short_side = round(model.spec.size * 8 / 7)
+    clips = _clips("data", options, short_side)
+    held_out = None
+    if options.eval_data:
+        held_out = _same_classes(_clips("eval_data", options, short_side), classes)
     print(f"{len(clips.videos)} clips of {len(clips.classes)} classes", file=sys.stderr)
     report = None
     with Steps("train", recipe.steps) as steps:
@@ -463,10 +477,26 @@ def _clips(
     )
 
 
+def _classes(argument: str, options: argparse.Namespace) -> tuple[str, ...]:
+    return stimuli.class_names(
+        getattr(options, argument),
+        data_dir=options.data_dir,
+        argument=argument.replace("_", "-"),
+    )
+
+
+def _check_known(
+    found: tuple[str, ...], classes: tuple[str, ...], options: argparse.Namespace
+) -> None:
+    for name in found:
+        if name not in classes:
+            raise UserError(
+                f"eval-data={options.eval_data!r}: its class {name!r} is not in the"
+                f" training data; rename or remove it ({nearest(name, classes)})"
+            )
+
+
 def _same_classes(clips: training.Clips, classes: tuple[str, ...]) -> training.Clips:
-    unknown = sorted(set(clips.classes) - set(classes))
-    if unknown:
-        raise UserError(f"eval-data: class {unknown[0]!r} is not in the training data")
     index = np.array([classes.index(name) for name in clips.classes])
     return training.Clips(clips.videos, index[clips.labels], classes)
 

@@ -134,6 +134,8 @@ class Config:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be in [0, 1)")
+        if not 0 <= self.seed < 2**32:  # more bits than a key of JAX has
+            raise UserError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
         if self.init not in ("noise", "stimulus"):
             raise UserError(f"init={self.init!r}: must be noise or stimulus")
         if self.octaves > self.steps:

@@ -121,7 +121,13 @@ def save(
     )
 
 
-def load_model(reference: str, *, dtype: Any = None, remat: bool = False) -> Model:
+def load_model(
+    reference: str,
+    *,
+    dtype: Any = None,
+    remat: bool = False,
+    argument: str = "model",
+) -> Model:
     """The model of a reference `NAME@WEIGHTS`.
 
     Args:
@@ -130,26 +136,34 @@ def load_model(reference: str, *, dtype: Any = None, remat: bool = False) -> Mod
         that exists goes first.
       dtype: compute type; bfloat16 on a GPU or TPU and float32 on a CPU if None.
       remat: recompute blocks in the backward pass, to save memory.
+      argument: the name that errors give to `reference`.
 
     Raises:
       UserError: there is no such model, no such weights, or they do not fit.
 
     >>> load_model("x3d_xs@weights")                              # doctest: +SKIP
     """
+    try:
+        model = _referenced(reference)
+    except UserError as error:
+        raise UserError(f"{argument}={reference!r}: {error}") from None
+    module = model.module.clone(dtype=_compute_type(dtype), remat=remat)
+    return dataclasses.replace(model, module=module)
+
+
+def _referenced(reference: str) -> Model:
     name, at, weights = reference.partition("@")
-    zoo.entry(name)
+    if name not in zoo.names():
+        raise UserError(f"{name!r} is not in the zoo; {nearest(name, zoo.names())}")
     if not weights:
         given = "no weights given" if not at else "nothing after @"
-        raise UserError(f"model={reference!r}: {given}; {_help(name)}")
+        raise UserError(f"{given}; {_help(name)}")
     path = Path(weights).expanduser()
     if not path.exists():
         path = _shipped_or_refuse(name, weights)
     if path.is_dir() and checkpoints.is_model(path):
-        model = _saved(name, path)
-    else:
-        model = convert(name, path)
-    module = model.module.clone(dtype=_compute_type(dtype), remat=remat)
-    return dataclasses.replace(model, module=module)
+        return _saved(name, path)
+    return convert(name, path)
 
 
 def initialize(
@@ -175,6 +189,9 @@ def initialize(
       remat: recompute blocks in the backward pass, to save memory.
       seed: of the weights.
 
+    Raises:
+      UserError: there is no such model, or it cannot take such clips.
+
     >>> initialize("x3d_xs_small", ("left", "right")).spec.size    # doctest: +SKIP
     112
     """
@@ -189,7 +206,12 @@ def initialize(
     if stride is not None:
         spec = dataclasses.replace(spec, stride=stride)
     video = jnp.zeros((1, spec.frames, spec.size, spec.size, 3))
-    variables = jax.jit(module.init)(jax.random.key(seed), video)
+    try:
+        variables = jax.jit(module.init)(jax.random.key(seed), video)
+    except ValueError as error:  # the architecture's own words
+        reason = str(error).splitlines()[0]
+        message = f"frames={spec.frames} size={spec.size}: {reason}"
+        raise UserError(message) from None
     return Model(module, variables, spec)
 
 
@@ -220,7 +242,7 @@ def _shipped_or_refuse(name: str, weights: str) -> Path:
     if weights in known:
         return known[weights]
     hint = f"{nearest(weights, known)}; " if known else ""
-    raise UserError(f"weights={weights!r}: no such file or folder; {hint}{_help(name)}")
+    raise UserError(f"{weights}: no such file or folder; {hint}{_help(name)}")
 
 
 def _help(name: str) -> str:

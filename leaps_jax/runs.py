@@ -37,6 +37,8 @@ from leaps_jax.progress import Steps
 from leaps_jax.synthesis import Problem, Snapshot
 from leaps_jax.taps import Model
 
+_OWN = ["run.json", "metrics.jsonl", "videos.npz", "videos", "preview.mp4"]
+_OWN += ["index.html", "state"]
 _LOG_EVERY = 10  # steps between two lines of metrics.jsonl
 
 
@@ -134,28 +136,62 @@ def _with_stimuli(settings: Mapping[str, Any], problem: Problem) -> dict[str, An
     return json.loads(json.dumps(settings))  # as run.json will give them back
 
 
+def check(
+    folder: Path,
+    problem: Problem,
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+) -> dict[str, Any] | None:
+    """What `execute` would go on with: the content of `run.json`, None for a new run.
+
+    Raises:
+      UserError: the folder holds something else or cannot be written.
+    """
+    return _held(folder, _with_stimuli(settings, problem), overwrite)
+
+
+def _held(
+    folder: Path, settings: dict[str, Any], overwrite: bool
+) -> dict[str, Any] | None:
+    out = f"out={str(folder)!r}"
+    if reason := checkpoints.unwritable(folder):
+        raise UserError(f"{out}: {reason}; choose another folder")
+    if not folder.exists():
+        return None
+    found = [c.name for c in folder.iterdir()] if folder.is_dir() else [folder.name]
+    foreign = [name for name in found if name not in _OWN and name[0] != "."]
+    if found and (foreign or "run.json" not in found):
+        what = f" (it holds {min(foreign)})" if foreign and folder.is_dir() else ""
+        raise UserError(f"{out}: exists and is no run{what}; choose another folder")
+    if overwrite or not found:
+        return None
+    try:
+        record = json.loads((folder / "run.json").read_text())
+        before, now = (
+            {k: v for k, v in s.items() if k != "config"} | s.get("config", {})
+            for s in (record["settings"], settings)
+        )
+        record["status"], record["step"], record["seconds"]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        raise UserError(f"{out}: run.json is damaged; use --overwrite") from None
+    changed = [k for k in before | now if before.get(k) != now.get(k)]
+    if changed:
+        raise UserError(
+            f"{out}: holds another run (it differs in {', '.join(changed)}); choose"
+            " another folder or --overwrite"
+        )
+    return record
+
+
 def _open(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     record_path = folder / "run.json"
+    held = _held(folder, settings, overwrite)
+    if held is not None:
+        return held
     try:
         if overwrite and record_path.exists():
             shutil.rmtree(folder)
-        if record_path.exists():
-            record = json.loads(record_path.read_text())
-            changed = [
-                key
-                for key in record["settings"] | settings
-                if record["settings"].get(key) != settings.get(key)
-            ]
-            if changed:
-                raise UserError(
-                    f"out={str(folder)!r}: holds another run (it differs in"
-                    f" {', '.join(changed)}); choose another folder or --overwrite"
-                )
-            return record
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(
-                f"out={str(folder)!r}: exists and is no run; choose another folder"
-            )
         folder.mkdir(parents=True, exist_ok=True)
         record = {
             "status": "running",
@@ -167,10 +203,6 @@ def _open(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, 
             "seconds": 0.0,
         }
         _write_json(record_path, record)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"out={str(folder)!r}: run.json is damaged ({error.msg}); use --overwrite"
-        ) from error
     except OSError as error:
         raise UserError(
             f"out={str(folder)!r}: cannot be written ({error.strerror}); choose"

@@ -72,8 +72,13 @@ _DERIVED = ("total", "confidence")
 UpdateStep = Callable[[State, Batch, Frozen], tuple[State, dict[str, jax.Array]]]
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam with linear warm-up and cosine decay."""
+def make_optimizer(config: Config, spec: ModelSpec) -> optax.GradientTransformation:
+    """Adam with linear warm-up and cosine decay, on one video.
+
+    Losses are means over pixels, so a gradient shrinks with the number of pixels;
+    undone, Adam's epsilon means the same at every size, and keeps rounding errors of
+    pixels that nothing depends on from becoming full steps.
+    """
     warmup = min(config.warmup, config.steps // 10)
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=config.learning_rate / (warmup + 1),
@@ -82,7 +87,10 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         decay_steps=max(config.steps, warmup + 1),
         end_value=min(config.final_learning_rate, config.learning_rate),
     )
-    return optax.adam(schedule, b1=config.beta1, b2=config.beta2)
+    return optax.chain(
+        optax.scale(spec.frames * spec.size**2 * 3),
+        optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=1e-2),
+    )
 
 
 def augmentation(config: Config, spec: ModelSpec) -> transforms.Transform:
@@ -131,7 +139,7 @@ def make_update_step(
       Metrics are per video: every raw term, `total`, `confidence` (the probability
       of the class) and `gradient` (its norm).
     """
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, model.spec)
     augment = augmentation(config, model.spec)
     octave_steps = -(-config.steps // config.octaves)
 
@@ -239,7 +247,7 @@ def init_state(
     videos = video_lib.clip_to_pixels(videos, spec)
     return State(
         videos=videos,
-        optimizer=jax.vmap(make_optimizer(config).init)(videos),
+        optimizer=jax.vmap(make_optimizer(config, spec).init)(videos),
         best_videos=videos,
         best_loss=jnp.full(count, jnp.inf),
         index=index,

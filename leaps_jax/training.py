@@ -61,6 +61,8 @@ class Recipe:
         for name in ("steps", "batch", "views", "evaluations"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
 
 
 @dataclasses.dataclass(frozen=True)

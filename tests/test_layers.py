@@ -1,0 +1,114 @@
+"""Imports go down only, and `import leaps_jax` is quick and light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "leaps_jax"
+
+#: Bottom first. A module may import modules of lower layers only.
+LAYERS = [
+    {"errors"},
+    {"config"},
+    {"video", "transforms", "models.layers"},
+    {"models.resnet", "models.x3d", "models.timesformer"},
+    {"taps"},
+    {"objectives", "checkpoints", "conversion.rules", "parallel"},
+    {"zoo", "synthesis"},
+    {"conversion.namings"},
+    {"stimuli", "render", "training", "conversion.sources", "progress"},
+    {"loading"},
+    {"runs"},
+    {"cli"},
+    {"__main__"},
+]
+#: The package's door: it imports what users call, and its version is read from it.
+DOOR = {"__init__", "models.__init__", "conversion.__init__"}
+#: Packages that only these modules may import.
+KEPT = {
+    "orbax": {"checkpoints"},
+    "torch": {"conversion.sources"},
+    "safetensors": {"conversion.sources"},
+    "tensorflow_datasets": {"stimuli"},
+    "tensorflow": {"stimuli"},
+    "mediapy": {"stimuli", "render"},
+    "imageio_ffmpeg": {"stimuli", "render"},
+    "rich": {"progress", "cli"},
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(
+            path.read_text()
+        )
+        for path in PACKAGE.rglob("*.py")
+    }
+
+
+def imports(tree: ast.Module) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own(name: str, known: dict[str, ast.Module]) -> str | None:
+    """The module of this package that an import names, if any."""
+    if not name.startswith("leaps_jax."):
+        return None
+    parts = name.split(".")[1:]
+    for end in (len(parts), len(parts) - 1):
+        if ".".join(parts[:end]) in known:
+            return ".".join(parts[:end])
+    return None
+
+
+def test_every_module_has_a_layer():
+    assert set(modules()) - DOOR == set().union(*LAYERS)
+
+
+def test_imports_go_down_only():
+    known = modules()
+    level = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    wrong = [
+        f"{name} imports {target}"
+        for name, tree in known.items()
+        if name not in DOOR
+        for imported in imports(tree)
+        if (target := own(imported, known)) and level[target] >= level[name]
+    ]
+    assert not wrong
+
+
+def test_models_know_nothing_of_leaps():
+    allowed = {"models.layers", "errors"}
+    for name, tree in modules().items():
+        if name.startswith("models."):
+            used = {own(i, modules()) for i in imports(tree)} - {None}
+            assert used <= allowed, name
+
+
+@pytest.mark.parametrize("package", KEPT)
+def test_a_heavy_package_is_known_to_few(package):
+    users = {
+        name
+        for name, tree in modules().items()
+        if any(i.split(".")[0] == package for i in imports(tree))
+    }
+    assert users <= KEPT[package]
+
+
+def test_import_is_light():
+    heavy = ["torch", "tensorflow", "mediapy", "orbax", "matplotlib", "IPython"]
+    code = f"import sys, leaps_jax;print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"
