@@ -30,7 +30,7 @@ from leaps_jax import (
 )
 from leaps_jax.config import PRESETS, Config
 from leaps_jax.errors import UserError, nearest
-from leaps_jax.progress import Steps
+from leaps_jax.progress import Steps, interruptible
 from leaps_jax.taps import Model
 
 
@@ -445,22 +445,28 @@ def _train(options: argparse.Namespace) -> int:
         held_out = _same_classes(_clips("eval_data", options, short_side), classes)
     print(f"{len(clips.videos)} clips of {len(clips.classes)} classes", file=sys.stderr)
     report = None
-    with Steps("train", recipe.steps) as steps:
+    with Steps("train", recipe.steps) as steps, interruptible() as stop:
         for report in training.train(model, clips, held_out, recipe):
             numbers = {"loss": report.loss, "train accuracy": report.train_accuracy}
             steps.update(report.step, numbers)
             if report.accuracy is not None:
                 steps.say(f"step {report.step}: accuracy {report.accuracy:.1%}")
+            if stop:
+                break
     assert report is not None
     trained = training.with_moments(report.model, clips)
     record: dict[str, Any] = {
         "recipe": dataclasses.asdict(recipe),
         "versions": runs.versions(),
         "data": options.data,
+        "steps": report.step,
         "accuracy": report.accuracy,
     }
     loading.save(trained, options.out, overwrite=options.overwrite, extra=record)
     print(f"wrote {options.out}; use it as --model {options.model}@{options.out}")
+    if stop:
+        _say(f"stopped at step {report.step} of {recipe.steps}")
+        return 130
     return 0
 
 

@@ -1,8 +1,10 @@
 """Progress on a terminal, and plain lines in a log."""
 
+import contextlib
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -77,3 +79,24 @@ class Steps:
             self._console.print(line, highlight=False)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[list[bool]]:
+    """Yields a list that becomes non-empty at the first Ctrl-C; the second raises."""
+    stop: list[bool] = []
+
+    def handle(number, frame):
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(True)
+
+    try:
+        previous = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not the main thread: no signals here
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, previous)

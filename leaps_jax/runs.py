@@ -12,13 +12,11 @@ Files are replaced whole, so that a run killed at any moment can be resumed; the
 is saved between two calls of the compiled steps, where nothing else is in flight.
 """
 
-import contextlib
 import hashlib
 import html
 import json
 import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,7 +31,7 @@ import optax
 import leaps_jax
 from leaps_jax import checkpoints, render, synthesis, taps
 from leaps_jax.errors import UserError
-from leaps_jax.progress import Steps
+from leaps_jax.progress import Steps, interruptible
 from leaps_jax.synthesis import Problem, Snapshot
 from leaps_jax.taps import Model
 
@@ -71,10 +69,9 @@ def execute(
       UserError: the folder holds something else or cannot be written.
       synthesis.NotFiniteError: after the last good state was saved.
     """
-    settings = _with_stimuli(settings, problem)
-    record = _open(folder, settings, overwrite)
+    record = _open(folder, problem, settings, overwrite)
     if record["status"] == "finished":
-        return record
+        return _judged(folder, problem, record, judges)
     state = checkpoints.restore_state(folder / "state", problem.init_state())
     start = 0 if state is None else int(state.step[0])
     _keep_lines(folder / "metrics.jsonl", start)
@@ -84,7 +81,7 @@ def execute(
     config, began = problem.config, time.monotonic()
     seconds_before, saved = record["seconds"], time.monotonic()
     last: Snapshot | None = None
-    with Steps("synthesize", config.steps, start) as steps, _interruptible() as stop:
+    with Steps("synthesize", config.steps, start) as steps, interruptible() as stop:
         if start:
             steps.say(f"resuming {folder} at step {start}")
         try:
@@ -116,24 +113,54 @@ def execute(
         record |= {
             "status": "finished" if last.step == config.steps else "stopped",
             "step": last.step,
-            "final": _final(problem, last),
         }
     else:  # killed after its last state was saved and before its results were
         assert state is not None
         final = state
         record["status"] = "finished"
+    record["final"] = json.loads(
+        (folder / "metrics.jsonl").read_text().splitlines()[-1]
+    )
     _write_results(folder, problem, final, record, judges)
     _write_json(folder / "run.json", record)
     return record
 
 
-def _with_stimuli(settings: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
-    """Adds a digest of the pixels: the same path may hold another clip tomorrow."""
+def _judged(
+    folder: Path,
+    problem: Problem,
+    record: dict[str, Any],
+    judges: Mapping[str, Model],
+) -> dict[str, Any]:
+    """Asks the judges of a finished run that were not asked before."""
+    new = {
+        role: model for role, model in judges.items() if role not in record["judges"]
+    }
+    if new:
+        videos = np.load(folder / "videos.npz")["videos"]
+        for role, model in new.items():
+            record["judges"][role] = judge(
+                model, videos, problem.model.spec.classes, problem.labels
+            )
+        _write_json(folder / "run.json", record)
+    return record
+
+
+def _contents(problem: Problem) -> dict[str, str | None]:
+    """Digests: the same path may hold other pixels or weights tomorrow."""
+    verifier = problem.verifier
+    return {
+        "pixels of the stimuli": _digest(problem.stimuli),
+        "weights of the model": _digest(problem.model.variables),
+        "weights of the verifier": _digest(verifier and verifier.variables),
+    }
+
+
+def _digest(tree: Any) -> str:
     digest = hashlib.sha256()
-    if problem.stimuli is not None:
-        digest.update(np.ascontiguousarray(problem.stimuli).tobytes())
-    settings = dict(settings) | {"stimuli_sha256": digest.hexdigest()}
-    return json.loads(json.dumps(settings))  # as run.json will give them back
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def check(
@@ -148,11 +175,22 @@ def check(
     Raises:
       UserError: the folder holds something else or cannot be written.
     """
-    return _held(folder, _with_stimuli(settings, problem), overwrite)
+    return _held(folder, _identity(problem, settings), overwrite)
+
+
+#: Settings that are recorded, and compared by their contents.
+_BY_CONTENTS = ("stimulus", "model", "verifier")
+
+
+def _identity(problem: Problem, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that makes two runs one, flat, as JSON would give it back."""
+    own = {k: v for k, v in settings.items() if k not in (*_BY_CONTENTS, "config")}
+    own |= settings.get("config", {}) | _contents(problem)
+    return json.loads(json.dumps(own))
 
 
 def _held(
-    folder: Path, settings: dict[str, Any], overwrite: bool
+    folder: Path, identity: dict[str, Any], overwrite: bool
 ) -> dict[str, Any] | None:
     out = f"out={str(folder)!r}"
     if reason := checkpoints.unwritable(folder):
@@ -168,14 +206,11 @@ def _held(
         return None
     try:
         record = json.loads((folder / "run.json").read_text())
-        before, now = (
-            {k: v for k, v in s.items() if k != "config"} | s.get("config", {})
-            for s in (record["settings"], settings)
-        )
+        before = dict(record["identity"])
         record["status"], record["step"], record["seconds"]
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise UserError(f"{out}: run.json is damaged; use --overwrite") from None
-    changed = [k for k in before | now if before.get(k) != now.get(k)]
+    changed = [k for k in before | identity if before.get(k) != identity.get(k)]
     if changed:
         raise UserError(
             f"{out}: holds another run (it differs in {', '.join(changed)}); choose"
@@ -184,9 +219,12 @@ def _held(
     return record
 
 
-def _open(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+def _open(
+    folder: Path, problem: Problem, settings: Mapping[str, Any], overwrite: bool
+) -> dict[str, Any]:
     record_path = folder / "run.json"
-    held = _held(folder, settings, overwrite)
+    identity = _identity(problem, settings)
+    held = _held(folder, identity, overwrite)
     if held is not None:
         return held
     try:
@@ -196,7 +234,8 @@ def _open(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, 
         record = {
             "status": "running",
             "step": 0,
-            "settings": settings,
+            "settings": dict(settings),
+            "identity": identity,
             "versions": versions(),
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
@@ -223,27 +262,6 @@ def versions() -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[list[bool]]:
-    """Yields a list that becomes non-empty at the first Ctrl-C; the second raises."""
-    stop: list[bool] = []
-
-    def handle(number, frame):
-        if stop:
-            raise KeyboardInterrupt
-        stop.append(True)
-
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not the main thread: no signals here
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
 def _shown(snapshot: Snapshot) -> dict[str, float]:
     """The mean over videos of every metric at the last step of the snapshot."""
     return {name: float(v[-1].mean()) for name, v in snapshot.metrics.items()}
@@ -254,7 +272,7 @@ def _lines(problem: Problem, snapshot: Snapshot) -> Iterator[str]:
     first = snapshot.step - len(snapshot.metrics["total"]) + 1
     for row, total in enumerate(snapshot.metrics["total"]):
         step = first + row
-        if step % _LOG_EVERY and step != problem.config.steps:
+        if step % _LOG_EVERY and step != snapshot.step:
             continue
         raw = {name: snapshot.metrics[name][row] for name in weights}
         yield json.dumps(
@@ -290,18 +308,6 @@ def _keep_lines(path: Path, step: int) -> None:
         except json.JSONDecodeError:  # cut short by a kill
             continue
     _replace(path, "".join(kept).encode())
-
-
-def _final(problem: Problem, snapshot: Snapshot) -> dict[str, Any]:
-    weights = problem.objective.weights
-    raw = {name: values[-1] for name, values in snapshot.metrics.items()}
-    return {
-        name: {
-            "raw": _rounded(values),
-            "weighted": _rounded(weights.get(name, 1.0) * values),
-        }
-        for name, values in raw.items()
-    }
 
 
 def _preview(folder: Path, problem: Problem, snapshot: Snapshot) -> None:

@@ -527,6 +527,9 @@ def synthesize(
     return Result(
         videos=best_pixels(problem, snapshot.state()),
         labels=problem.labels,
-        metrics=jax.tree.map(lambda *parts: np.concatenate(parts), *metrics),
+        metrics={
+            name: np.concatenate([part[name] for part in metrics])
+            for name in metrics[0]
+        },
         weights=problem.objective.weights,
     )

@@ -57,7 +57,7 @@ def sample_frames(
     if available < window and short == "refuse":
         raise UserError(
             f"has {available} frames and {frames} frames at stride {stride} need"
-            f" {window}; choose short=loop, a smaller stride or fewer frames"
+            f" {window}; loop it (--short loop), or lower the stride or the frames"
         )
     start = max(0, (available - window) // 2)
     return (start + stride * np.arange(frames)) % available

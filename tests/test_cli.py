@@ -271,7 +271,7 @@ def test_a_verifier_without_statistics_gets_them_from_the_stimuli(call, root):
     assert ran.code == 0, ran.err
     assert "estimated from 1 stimuli" in ran.err
     assert "no --verifier" not in ran.err
-    assert "diversity" in record(root / "verified")["final"]
+    assert "diversity" in record(root / "verified")["final"]["raw"]
     roles = {"self", "verifier", reference.format(root=root)}
     assert record(root / "verified")["judges"].keys() == roles
 
@@ -281,7 +281,7 @@ def test_labels_and_short_clips_from_a_tree(call, root):
     save_clip(root / "short tree" / "bend" / "b.npz", moving(2))
     given = {"stimulus": "{root}/short tree", "label": None, "out": "{root}/tree run"}
     words = words_of("synthesize", GOOD, **given)
-    assert "choose short=loop" in call(*words).err
+    assert "--short loop" in call(*words).err
     ran = call(*words, "--short", "loop")
     assert ran.code == 0, ran.err
     assert np.load(root / "tree run" / "videos.npz")["labels"].tolist() == [0, 2]
@@ -338,7 +338,7 @@ REFUSED = {
     "truncated": ({"stimulus": "{root}/truncated.mp4"}, ["stimulus=", "re-encode"]),
     "text": ({"stimulus": "{root}/text.mp4"}, ["stimulus=", "re-encode"]),
     "no clip": ({"stimulus": "{root}/notes.txt"}, ["stimulus=", "accepted: .mp4"]),
-    "short clip": ({"stimulus": "{root}/short.npz"}, ["3 frames", "short=loop"]),
+    "short clip": ({"stimulus": "{root}/short.npz"}, ["3 frames", "--short loop"]),
     "nan": ({"stimulus": "{root}/nan.npy"}, ["stimulus=", "non-finite", "replace"]),
     "no stimulus": ({"stimulus": None}, ["stimulus: missing", "give a clip"]),
     "nothing to dream of": (

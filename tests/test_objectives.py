@@ -112,14 +112,19 @@ def test_coherence_uses_the_stated_time_axis(context):
 
 
 def test_diversity_matches_batch_moments(context):
-    expected = 0.0
+    published, relative = 0.0, 0.0
     for feature, mean, var in ((FEATURE, 0.3, 1.4), (TOKENS, -0.2, 0.6)):
-        flat = feature.reshape(-1, feature.shape[-1])
-        expected += np.linalg.norm(flat.mean(0) - mean)
-        expected += np.linalg.norm(flat.var(0) - var)
-    np.testing.assert_allclose(
-        value(objectives.diversity(), context), [expected] * 2, rtol=1e-5
-    )
+        flat, channels = feature.reshape(-1, feature.shape[-1]), feature.shape[-1]
+        of_mean = np.linalg.norm(flat.mean(0) - mean)
+        of_var = np.linalg.norm(flat.var(0) - var)
+        published += of_mean + of_var
+        relative += of_mean / np.sqrt(channels * (mean**2 + var)) / 2
+        relative += of_var / (np.sqrt(channels) * var) / 2
+    for term, expected in (
+        (objectives.diversity(relative=False), published),
+        (objectives.diversity(), relative),
+    ):
+        np.testing.assert_allclose(value(term, context), [expected] * 2, rtol=1e-5)
 
 
 def test_pixel_priors(context):
@@ -209,7 +214,7 @@ def test_algebra_refuses_what_it_cannot_mean():
 
 
 def test_methods_are_expressions():
-    config = Config(l2=0.0, spatial_tv=0.1)
+    config = Config(l2=0.0, spatial_tv=0.1, temporal_tv=0.0)
     assert set(objectives.leaps(config).weights) == {
         "cross_entropy",
         "priming",
@@ -222,7 +227,7 @@ def test_methods_are_expressions():
         "diversity",
         "spatial_tv",
     }
-    off = Config(coherence=0, diversity=0, spatial_tv=0)
+    off = Config(coherence=0, diversity=0, spatial_tv=0, temporal_tv=0)
     assert set(objectives.leaps(off).weights) == {"cross_entropy", "priming"}
     half = Config(regularization=0.5, coherence=0.4)
     assert objectives.leaps(half).weights["coherence"] == pytest.approx(0.2)
