@@ -16,7 +16,7 @@ SHORT = Config(steps=12, steps_per_call=4, diversity=0.05)
 def test_leaps_turns_noise_into_the_class_and_towards_the_stimulus(
     tiny, verifier, stimuli
 ):
-    config = Config(steps=80, steps_per_call=40, learning_rate=0.3, priming=0.3)
+    config = Config(steps=80, steps_per_call=40, learning_rate=0.3, roll=0.0)
     config = dataclasses.replace(
         config, diversity=0.02, spatial_tv=0.0, temporal_tv=0.0
     )
