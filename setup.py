@@ -12,7 +12,11 @@ VERSION = re.search(
 
 EXTRAS = {
     # Reading TFDS data sets with video needs TensorFlow; the rest does not.
-    "tfds": ["tensorflow-datasets>=4.9.10", "tensorflow-cpu>=2.21", "array_record"],
+    "tfds": [
+        "tensorflow-datasets>=4.9.10",
+        "tensorflow-cpu>=2.21",
+        "importlib_resources",  # TFDS needs it for builders in packages
+    ],
     # Published weights are torch or safetensors files.
     "convert": ["torch>=2.4", "safetensors>=0.4"],
     "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14"],

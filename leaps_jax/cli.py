@@ -197,6 +197,11 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
         help="any setting of Config: "
         + ", ".join(f.name for f in dataclasses.fields(Config)),
     )
+    add(
+        "--remat",
+        action="store_true",
+        help="recompute blocks in the backward pass: slower, with less memory",
+    )
     add("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
     add(
         "--save-every",
@@ -363,7 +368,9 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _load(argument: str, reference: str, options: argparse.Namespace) -> Model:
-    return loading.load_model(reference, dtype=options.dtype, argument=argument)
+    return loading.load_model(
+        reference, dtype=options.dtype, remat=options.remat, argument=argument
+    )
 
 
 def _given(value: int | None, default: int) -> int:

@@ -1,0 +1,45 @@
+"""README tells the truth: its table is the zoo, its settings and options exist."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from leaps_jax import Config, cli, zoo
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_table_of_models_is_the_zoo():
+    rows = [
+        f"| `{r['name']}` | {r['paper']} | {r['frames']}x{r['stride']},"
+        f" {r['size']} px | {r['parameters'] / 1e6:.2f} M | {r['gmacs']:.4g} | {r['taps']} |"
+        f" {', '.join(r['namings']) or '-'} | {r['licence'] or '-'} |"
+        for r in zoo.table()
+    ]
+    assert "\n".join(rows) in README
+
+
+def test_every_option_of_readme_exists(capsys):
+    helped = ""
+    for command in ("models", "convert", "synthesize", "train"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        helped += capsys.readouterr().out
+    bash = "".join(re.findall(r"```bash\n(.*?)```", README, re.S))
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", bash)) - {"--check"}
+    assert used and all(option in helped for option in used)
+
+
+def test_every_setting_of_readme_exists():
+    fields = {f.name for f in dataclasses.fields(Config)}
+    (settings,) = re.findall(r"`--set (.*?)`", README)
+    assert {part.split("=")[0] for part in settings.split()} <= fields
+
+
+def test_ci_runs_what_readme_tells():
+    ci = (Path(__file__).parent.parent / ".ci" / "run").read_text()
+    for line in ("pip install torch==2.13.0", "pip install -e '.[convert,tfds,test]'"):
+        assert line in README and line.replace("install", "install -q") in ci
+    assert "python -m pytest -n 2" in README and "python -m pytest -n 2" in ci
