@@ -14,7 +14,8 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 def test_the_table_of_models_is_the_zoo():
     rows = [
         f"| `{r['name']}` | {r['paper']} | {r['frames']}x{r['stride']},"
-        f" {r['size']} px | {r['parameters'] / 1e6:.2f} M | {r['gmacs']:.4g} | {r['taps']} |"
+        f" {r['size']} px | {r['parameters'] / 1e6:.2f} M | {r['gmacs']:.4g} |"
+        f" {r['taps']} |"
         f" {', '.join(r['namings']) or '-'} | {r['licence'] or '-'} |"
         for r in zoo.table()
     ]
