@@ -209,7 +209,7 @@ def test_a_run_from_an_mp4_writes_everything(finished):
     found = record(folder)
     assert found["status"] == "finished" and found["step"] == 8
     assert found["settings"]["config"]["steps_per_call"] == 4
-    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
+    _, line = (folder / "metrics.jsonl").read_text().splitlines()  # one a call
     assert json.loads(line)["step"] == 8
     with np.load(folder / "videos.npz") as arrays:
         assert sorted(arrays) == ["labels", "stimuli", "videos"]
