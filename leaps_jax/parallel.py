@@ -58,13 +58,17 @@ def gather_metrics(metrics: Any, n: int) -> Any:
 
 
 def map_steps(
-    update_step: Callable, steps: int, devices: Sequence[jax.Device]
+    update_step: Callable,
+    finish: Callable,
+    steps: int,
+    devices: Sequence[jax.Device],
 ) -> Callable:
     """Compiles `steps` update steps into one call on all devices.
 
     Args:
       update_step: `(state, batch, frozen) -> (state, metrics)` for one device, with
         its collectives over `AXIS`.
+      finish: `(state, batch, frozen) -> state`, run once after them.
       steps: run under `lax.scan`, so that Python never waits.
       devices: the devices.
 
@@ -77,7 +81,8 @@ def map_steps(
         def body(state, _):
             return update_step(state, batch, frozen)
 
-        return jax.lax.scan(body, state, None, steps)
+        state, metrics = jax.lax.scan(body, state, None, steps)
+        return finish(state, batch, frozen), metrics
 
     return jax.pmap(
         many,

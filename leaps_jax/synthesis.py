@@ -34,8 +34,8 @@ class State(flax.struct.PyTreeNode):
     Attributes:
       videos: (b, t, h, w, 3), normalised.
       optimizer: the state of optax, one a video.
-      best_videos: per video, the one with the lowest loss so far.
-      best_loss: (b,), that loss.
+      best_videos: per video, the one with the lowest loss at the end of any call.
+      best_loss: (b,), that loss, of the video as it is.
       index: (b,) number of the video in the whole run: the source of its randomness.
       step: (b,) steps done.
       finite: (b,), False once any loss or gradient was not finite; from then on the
@@ -141,7 +141,6 @@ def make_update_step(
     """
     optimizer = make_optimizer(config, model.spec)
     augment = augmentation(config, model.spec)
-    octave_steps = -(-config.steps // config.octaves)
 
     def key_of(index: jax.Array, step: jax.Array) -> jax.Array:
         return jax.random.fold_in(_video_key(config.seed, index), step)
@@ -150,30 +149,7 @@ def make_update_step(
         keys = jax.vmap(key_of)(state.index, state.step)
         seen = jax.vmap(augment)(keys, videos)
         seen = at_octave(seen, octave, config.octave_scale)
-        logits, model_taps = taps.apply(
-            model.module, frozen.model, seen, model.tap_filter
-        )
-        verifier_taps: dict[str, taps.Tap] = {}
-        if verifier is not None:
-            pixels = video_lib.denormalize(seen, model.spec)
-            shown = video_lib.fit(pixels, verifier.spec.frames, verifier.spec.size)
-            _, verifier_taps = taps.apply(
-                verifier.module,
-                frozen.verifier,
-                video_lib.normalize(shown, verifier.spec),
-                verifier.tap_filter,
-            )
-        context = Context(
-            video=seen,
-            logits=logits,
-            labels=batch.labels,
-            taps=model_taps,
-            primed=batch.primed,
-            verifier_taps=verifier_taps,
-            verifier_moments=frozen.moments,
-            batch_mean=parallel.batch_mean(batch.weight),
-        )
-        values = objective.values(context)
+        values, logits = _evaluate(model, verifier, objective, seen, batch, frozen)
         total = objective.total(values)
         return (total * batch.weight).sum(), (values, total, logits)
 
@@ -185,19 +161,12 @@ def make_update_step(
         videos = optax.apply_updates(state.videos, updates)
         videos = video_lib.clip_to_pixels(videos, model.spec)
 
-        best_loss = state.best_loss
-        if config.octaves > 1:  # losses of different octaves do not compare
-            best_loss = jnp.where(state.step % octave_steps == 0, jnp.inf, best_loss)
-        better = total < best_loss
         gradient_norm = objectives.norm(gradient.reshape(len(gradient), -1))
         finite = jnp.isfinite(total) & jnp.isfinite(gradient_norm)
         finite = state.finite & jax.lax.pmin(finite.all(), parallel.AXIS)
-        new = State(
+        new = state.replace(
             videos=videos,
             optimizer=optimizer_state,
-            best_videos=_where(better, state.videos, state.best_videos),
-            best_loss=jnp.where(better, total, best_loss),
-            index=state.index,
             step=state.step + 1,
             finite=finite,
         )
@@ -214,6 +183,60 @@ def make_update_step(
         return state, metrics
 
     return update_step
+
+
+def make_keep_best(
+    model: Model, verifier: Model | None, objective: Objective
+) -> Callable[[State, Batch, Frozen], State]:
+    """Keeps the video of a state, each by itself, where it is the best so far.
+
+    It is judged as it is, without any random change: by the losses of the steps, a
+    lucky roll would pick the video.
+    """
+
+    def keep_best(state: State, batch: Batch, frozen: Frozen) -> State:
+        values, _ = _evaluate(model, verifier, objective, state.videos, batch, frozen)
+        total = objective.total(values)
+        better = total < state.best_loss
+        return state.replace(
+            best_videos=_where(better, state.videos, state.best_videos),
+            best_loss=jnp.where(better, total, state.best_loss),
+        )
+
+    return keep_best
+
+
+def _evaluate(
+    model: Model,
+    verifier: Model | None,
+    objective: Objective,
+    seen: jax.Array,
+    batch: Batch,
+    frozen: Frozen,
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Every raw term {name: (b,)} and the logits for normalised videos."""
+    logits, model_taps = taps.apply(model.module, frozen.model, seen, model.tap_filter)
+    verifier_taps: dict[str, taps.Tap] = {}
+    if verifier is not None:
+        pixels = video_lib.denormalize(seen, model.spec)
+        shown = video_lib.fit(pixels, verifier.spec.frames, verifier.spec.size)
+        _, verifier_taps = taps.apply(
+            verifier.module,
+            frozen.verifier,
+            video_lib.normalize(shown, verifier.spec),
+            verifier.tap_filter,
+        )
+    context = Context(
+        video=seen,
+        logits=logits,
+        labels=batch.labels,
+        taps=model_taps,
+        primed=batch.primed,
+        verifier_taps=verifier_taps,
+        verifier_moments=frozen.moments,
+        batch_mean=parallel.batch_mean(batch.weight),
+    )
+    return objective.values(context), logits
 
 
 def _where(chosen: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -444,6 +467,7 @@ def iterate(
     batch = batch.replace(weight=parallel.padding_weights(n, devices))
     sharded = parallel.shard(state, devices)
 
+    keep_best = make_keep_best(problem.model, verifier, problem.objective)
     compiled: dict[tuple[int, int], Callable] = {}
     octave_steps = -(-config.steps // config.octaves)
     while step < config.steps:
@@ -454,7 +478,9 @@ def iterate(
             update_step = make_update_step(
                 problem.model, verifier, problem.objective, config, octave
             )
-            compiled[octave, steps] = parallel.map_steps(update_step, steps, devices)
+            compiled[octave, steps] = parallel.map_steps(
+                update_step, keep_best, steps, devices
+            )
         sharded, metrics = compiled[octave, steps](sharded, batch, frozen)
         metrics = parallel.gather_metrics(metrics, n)
         metrics = {name: metrics[name] for name in (*names, *_BESIDE_TERMS)}
