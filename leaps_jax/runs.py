@@ -104,8 +104,8 @@ def execute(
             last = error.snapshot
             checkpoints.save_state(folder / "state", last.step, last.state())
             record |= {"status": "failed", "step": last.step, "error": str(error)}
-            _write_json(folder / "run.json", record)
             _write_results(folder, problem, last.state(), record, judges)
+            _write_json(folder / "run.json", record)
             raise
     record["seconds"] = round(seconds_before + time.monotonic() - began, 2)
     if last is not None:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from leaps_jax import Config, UserError, checkpoints, runs, synthesis
+from leaps_jax import Config, UserError, checkpoints, objectives, runs, synthesis
 from leaps_jax.synthesis import prepare
 
 TESTS = Path(__file__).parent
@@ -111,6 +111,22 @@ def test_a_run_that_is_not_finite_keeps_the_last_good_state(
     kept = checkpoints.restore_state(tmp_path / "run" / "state", problem.init_state())
     assert kept.step.tolist() == [4]
     assert (tmp_path / "run" / "videos.npz").exists()
+
+
+def test_a_failed_run_fails_the_same_way_again(tmp_path, tiny, stimuli):
+    """Started again, it meets the same NaN at a step whose state is saved already."""
+
+    def explode(context):
+        return jax.numpy.log(-jax.numpy.square(context.video).mean((1, 2, 3, 4)))
+
+    objective = objectives.cross_entropy() + objectives.term("explosive", explode)
+    config = Config(steps=8, steps_per_call=4)
+    problem = prepare(tiny, stimuli[:1], [2], config=config, objective=objective)
+    for _ in range(2):
+        with pytest.raises(synthesis.NotFiniteError, match="explosive.*at step 0"):
+            runs.execute(tmp_path / "run", problem, {}, {"self": tiny})
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert record["status"] == "failed" and record["judges"]["self"]["of"] == 1
 
 
 def test_metrics_of_a_step_are_raw_and_weighted(tmp_path, tiny, problem):
