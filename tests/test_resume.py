@@ -140,6 +140,20 @@ def test_metrics_of_a_step_are_raw_and_weighted(tmp_path, tiny, problem):
     assert line["total"][0] == pytest.approx(total, rel=1e-4)
 
 
+def test_a_finished_run_asks_a_new_judge_and_nothing_else(
+    tmp_path, tiny, verifier, problem
+):
+    folder = tmp_path / "run"
+    first = runs.execute(folder, problem, {}, {"self": tiny}, preview_every=0)
+    videos = (folder / "videos.npz").read_bytes()
+    judges = {"self": tiny, "other": verifier}
+    second = runs.execute(folder, problem, {}, judges, preview_every=0)
+    assert second["judges"]["self"] == first["judges"]["self"]
+    assert second["judges"]["other"]["of"] == 1
+    assert json.loads((folder / "run.json").read_text()) == second
+    assert (folder / "videos.npz").read_bytes() == videos
+
+
 def test_a_state_of_another_shape_is_refused(tmp_path, tiny, stimuli, problem):
     checkpoints.save_state(tmp_path / "state", 3, problem.init_state())
     other = prepare(tiny, stimuli[:2], [0, 1], config=problem.config)
