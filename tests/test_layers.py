@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 LAYERS = [
     {"errors"},
     {"config"},
-    {"video", "transforms", "models.layers"},
-    {"models.resnet", "models.x3d", "models.timesformer"},
+    {"video", "transforms", "models.layers", "actions.motions"},
+    {"models.resnet", "models.x3d", "models.timesformer", "actions.scenes"},
     {"taps"},
     {"objectives", "checkpoints", "conversion.rules", "parallel"},
     {"zoo", "synthesis"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"__main__"},
 ]
 #: The package's door: it imports what users call, and its version is read from it.
-DOOR = {"__init__", "models.__init__", "conversion.__init__"}
+DOOR = {"__init__", "models.__init__", "conversion.__init__", "actions.__init__"}
 #: Packages that only these modules may import.
 KEPT = {
     "orbax": {"checkpoints"},
