@@ -6,9 +6,12 @@ argument, its value and the remedy), 1 when a run failed, 130 after Ctrl-C.
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
+import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,7 +31,8 @@ from leaps_jax import (
     training,
     zoo,
 )
-from leaps_jax.config import PRESETS, Config
+from leaps_jax.actions import motions, scenes
+from leaps_jax.config import PRESETS, Config, ModelSpec
 from leaps_jax.errors import UserError, nearest
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.taps import Model
@@ -38,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     try:
         options = _parser().parse_args(arguments)
+        options.arguments = sys.argv[1:] if arguments is None else arguments
         _use_compilation_cache()
         return options.run(options)
     except UserError as error:
@@ -120,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(
         "train",
-        "Train a model on clips of a <class>/<clip> tree or a TFDS data set.",
+        "Train a model on clips of a <class>/<clip> tree, a TFDS data set, or on"
+        " synthetic actions.",
         "leaps-jax train --model x3d_xs_small --data clips/ --out weights/",
         _train,
     )
@@ -220,12 +226,36 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
     _add_overwrite(sub)
 
 
+_RENDERED = {"synthetic_actions": scenes.video, "synthetic_stills": scenes.still}
+
+
+def _add_data(
+    sub: argparse.ArgumentParser, flag: str, what: str, required: bool = False
+) -> None:
+    sub.add_argument(
+        flag,
+        required=required,
+        metavar="DIR|tfds:NAME/split|NAME",
+        help=f"{what}: a <class>/<clip> tree, a TFDS data set, or one that is rendered"
+        f" while it is used ({', '.join(_RENDERED)})",
+    )
+
+
 def _add_train(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     recipe = training.Recipe()
-    add("--model", required=True, metavar="NAME", help="a name of `leaps-jax models`")
-    add("--data", required=True, metavar="DIR|tfds:NAME/split", help="labelled clips")
-    add("--eval-data", metavar="DIR|tfds:NAME/split", help="held-out labelled clips")
+    start = sub.add_mutually_exclusive_group(required=True)
+    start.add_argument(
+        "--model", metavar="NAME", help="a name of `leaps-jax models`, from scratch"
+    )
+    start.add_argument(
+        "--from",
+        dest="start",
+        metavar="NAME@WEIGHTS",
+        help="weights to start from; classes of its own get a new classifier",
+    )
+    _add_data(sub, "--data", "labelled clips", required=True)
+    _add_data(sub, "--eval-data", "held-out labelled clips")
     add("--out", required=True, type=Path, metavar="CHECKPOINT", help="folder")
     add("--steps", type=int, default=recipe.steps, metavar="N")
     add("--batch", type=int, default=recipe.batch, metavar="N")
@@ -233,6 +263,7 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     add("--size", type=int, metavar="N", help="height and width in pixels")
     add("--stride", type=int, metavar="N", help="source frames between two frames")
     add("--seed", type=int, default=recipe.seed, metavar="N")
+    add("--evaluations", type=int, default=recipe.evaluations, metavar="N")
     add("--learning-rate", type=float, default=recipe.learning_rate, metavar="X")
     add("--weight-decay", type=float, default=recipe.weight_decay, metavar="X")
     add(
@@ -421,7 +452,8 @@ def _with_moments(
 
 
 def _train(options: argparse.Namespace) -> int:
-    zoo.entry(options.model)
+    name = options.model or options.start.partition("@")[0]
+    zoo.entry(name)
     checkpoints.check_vacant(options.out, options.overwrite)
     recipe = training.Recipe(
         steps=options.steps,
@@ -430,30 +462,36 @@ def _train(options: argparse.Namespace) -> int:
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         flip=options.flip,
+        evaluations=options.evaluations,
     )
+    if options.flip and options.data in _RENDERED:
+        raise UserError(
+            f"flip: a mirror changes classes of {options.data}; leave it out"
+        )
     # All that can be refused is refused before the clips are read.
     classes = _classes("data", options)
     if options.eval_data:
         _check_known(_classes("eval_data", options), classes, options)
-    model = loading.initialize(
-        options.model,
-        classes,
-        frames=options.frames,
-        size=options.size,
-        stride=options.stride,
-        dtype=options.dtype,
-        seed=options.seed,
-    )
+    clip = {"frames": options.frames, "size": options.size, "stride": options.stride}
+    if options.start:
+        started = loading.load_model(
+            options.start, dtype=options.dtype, argument="from"
+        )
+        model = loading.for_classes(started, classes, **clip, seed=options.seed)
+    else:
+        model = loading.initialize(
+            name, classes, **clip, dtype=options.dtype, seed=options.seed
+        )
     synthesis.check_input(model)
-    short_side = round(model.spec.size * 8 / 7)
-    clips = _clips("data", options, short_side)
+    data = _data("data", options, model.spec)
     held_out = None
     if options.eval_data:
-        held_out = _same_classes(_clips("eval_data", options, short_side), classes)
-    print(f"{len(clips.videos)} clips of {len(clips.classes)} classes", file=sys.stderr)
-    report = None
+        held_out = _same_classes(_data("eval_data", options, model.spec), classes)
+    if isinstance(data, training.Clips):
+        _say(f"{len(data.videos)} clips of {len(data.classes)} classes")
+    began, report = time.monotonic(), None
     with Steps("train", recipe.steps) as steps, interruptible() as stop:
-        for report in training.train(model, clips, held_out, recipe):
+        for report in training.train(model, data, held_out, recipe):
             numbers = {"loss": report.loss, "train accuracy": report.train_accuracy}
             steps.update(report.step, numbers)
             if report.accuracy is not None:
@@ -461,29 +499,43 @@ def _train(options: argparse.Namespace) -> int:
             if stop:
                 break
     assert report is not None
-    trained = training.with_moments(report.model, clips)
+    trained = training.with_moments(report.model, data)
     record: dict[str, Any] = {
+        "command": shlex.join(["leaps-jax", *options.arguments]),
         "recipe": dataclasses.asdict(recipe),
         "versions": runs.versions(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "seconds": round(time.monotonic() - began, 1),
         "data": options.data,
         "steps": report.step,
+        "eval_data": options.eval_data,
         "accuracy": report.accuracy,
     }
     loading.save(trained, options.out, overwrite=options.overwrite, extra=record)
-    print(f"wrote {options.out}; use it as --model {options.model}@{options.out}")
+    print(f"wrote {options.out}; use it as --model {name}@{options.out}")
     if stop:
         _say(f"stopped at step {report.step} of {recipe.steps}")
         return 130
     return 0
 
 
-def _clips(
-    argument: str, options: argparse.Namespace, short_side: int
-) -> training.Clips:
+def _data(
+    argument: str, options: argparse.Namespace, spec: ModelSpec
+) -> training.Clips | training.Renderings:
+    source = getattr(options, argument)
+    if source in _RENDERED:
+        draw = functools.partial(
+            _RENDERED[source],
+            frames=spec.frames,
+            size=spec.size,
+            fps=stimuli.FPS / spec.stride,
+        )
+        return training.Renderings(draw, motions.CLASSES)
     return training.Clips(
         *stimuli.read_tree(
-            getattr(options, argument),
-            short_side,
+            source,
+            round(spec.size * 8 / 7),
             data_dir=options.data_dir,
             argument=argument.replace("_", "-"),
         )
@@ -491,10 +543,11 @@ def _clips(
 
 
 def _classes(argument: str, options: argparse.Namespace) -> tuple[str, ...]:
+    source = getattr(options, argument)
+    if source in _RENDERED:
+        return motions.CLASSES
     return stimuli.class_names(
-        getattr(options, argument),
-        data_dir=options.data_dir,
-        argument=argument.replace("_", "-"),
+        source, data_dir=options.data_dir, argument=argument.replace("_", "-")
     )
 
 
@@ -509,9 +562,16 @@ def _check_known(
             )
 
 
-def _same_classes(clips: training.Clips, classes: tuple[str, ...]) -> training.Clips:
-    index = np.array([classes.index(name) for name in clips.classes])
-    return training.Clips(clips.videos, index[clips.labels], classes)
+def _same_classes(
+    data: training.Clips | training.Renderings, classes: tuple[str, ...]
+) -> training.Data:
+    """The data with labels that index `classes`."""
+    if data.classes == classes:
+        return data
+    if isinstance(data, training.Renderings):
+        raise UserError("eval-data: has other classes than the training data")
+    index = np.array([classes.index(name) for name in data.classes])
+    return training.Clips(data.videos, index[data.labels], classes)
 
 
 def _say(line: str) -> None:

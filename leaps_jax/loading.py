@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax import checkpoints, zoo
+from leaps_jax.config import ModelSpec
 from leaps_jax.conversion import namings, rules, sources
 from leaps_jax.errors import UserError, nearest
 from leaps_jax.taps import Model, Moments
@@ -205,13 +206,68 @@ def initialize(
     )
     if stride is not None:
         spec = dataclasses.replace(spec, stride=stride)
+    return Model(module, _initialized(module, spec, seed), spec)
+
+
+def _initialized(module: Any, spec: ModelSpec, seed: int) -> Mapping[str, Any]:
     video = jnp.zeros((1, spec.frames, spec.size, spec.size, 3))
     try:
-        variables = jax.jit(module.init)(jax.random.key(seed), video)
+        return jax.jit(module.init)(jax.random.key(seed), video)
     except ValueError as error:  # the architecture's own words
         reason = str(error).splitlines()[0]
         message = f"frames={spec.frames} size={spec.size}: {reason}"
         raise UserError(message) from None
+
+
+def for_classes(
+    model: Model,
+    classes: Sequence[str],
+    *,
+    frames: int | None = None,
+    size: int | None = None,
+    stride: int | None = None,
+    seed: int = 0,
+) -> Model:
+    """A trained model with a new, random classifier: where fine-tuning starts.
+
+    Every other weight is kept, the classifier too if the classes are the model's own.
+
+    Args:
+      model: of the zoo.
+      classes: names of the new classes.
+      frames: of a clip; this and the next two are the model's own if None.
+      size: of a clip, in pixels.
+      stride: source frames from one frame of a clip to the next.
+      seed: of the new classifier.
+
+    Raises:
+      UserError: the weights do not fit clips of that length or size.
+
+    >>> for_classes(load_model("x3d_xs@actions"), ("run", "walk"))   # doctest: +SKIP
+    """
+    spec = dataclasses.replace(
+        model.spec,
+        classes=tuple(classes),
+        frames=model.spec.frames if frames is None else frames,
+        size=model.spec.size if size is None else size,
+        stride=model.spec.stride if stride is None else stride,
+    )
+    if spec == model.spec:
+        return model
+    module = model.module.clone(
+        num_classes=spec.num_classes, frames=spec.frames, size=spec.size
+    )
+    fresh = _initialized(module, spec, seed)
+    params = dict(model.variables["params"])
+    if spec.classes != model.spec.classes:
+        params["classifier"] = fresh["params"]["classifier"]
+    shapes = [jax.tree.map(jnp.shape, p) for p in (params, fresh["params"])]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"frames={spec.frames} size={spec.size}: these weights are made for"
+            f" {model.spec.frames} frames of {model.spec.size} pixels; leave it out"
+        )
+    variables = dict(model.variables) | {"params": params}
     return Model(module, variables, spec)
 
 

@@ -32,6 +32,7 @@ import leaps_jax
 from leaps_jax import checkpoints, render, synthesis, taps
 from leaps_jax.errors import UserError
 from leaps_jax.progress import Steps, interruptible
+from leaps_jax.stimuli import FPS
 from leaps_jax.synthesis import Problem, Snapshot
 from leaps_jax.taps import Model
 
@@ -317,8 +318,8 @@ def _preview(folder: Path, problem: Problem, snapshot: Snapshot) -> None:
 
 
 def _fps(problem: Problem) -> float:
-    """Real time: the stride counts frames of a 30 fps source."""
-    return 30 / problem.model.spec.stride
+    """Real time."""
+    return FPS / problem.model.spec.stride
 
 
 def judge(

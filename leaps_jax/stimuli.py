@@ -39,6 +39,7 @@ _ARRAYS = (".npy", ".npz")
 _FRAMES = (".png", ".jpg", ".jpeg", ".webp")
 _ACCEPTED = f"{' '.join(_VIDEOS + _ARRAYS)} or a folder of {' '.join(_FRAMES)} frames"
 _TFDS = "tfds:"
+FPS = 30  # frames a second that a model's stride counts in
 _LARGEST = 4 * 2**30  # bytes of one decoded clip; an hour of film is a mistake
 
 

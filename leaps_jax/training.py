@@ -1,16 +1,17 @@
-"""Trains a video classifier on clips that fit a person's memory.
+"""Trains a video classifier on clips in memory, or on renderings that are never stored.
 
-An inversion shows nothing without trained weights; this makes some. Clips are uint8
-arrays on the host; windows of frames are cut there in a background thread, and crops,
-colours and the step itself run on the devices.
+An inversion shows nothing without trained weights; this makes some. `Clips` are uint8
+arrays on the host: windows of frames are cut there in a background thread, crops and
+colours are drawn on the devices. `Renderings` are drawn on the devices altogether.
 """
 
 import collections
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -65,13 +66,133 @@ class Recipe:
             raise UserError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
 
 
+Batch = tuple[np.ndarray, ...]
+Views = Callable[..., tuple[jax.Array, jax.Array]]
+
+
+class Data(Protocol):
+    """Labelled clips to train and to evaluate on."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) indices into `classes`."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def batches(self, spec: ModelSpec, recipe: Recipe) -> Iterator[Batch]:
+        """Endless batches, on the host, of what `views` takes."""
+
+    def views(self, spec: ModelSpec, recipe: Recipe) -> Views:
+        """`(key, *batch) -> (pixels (b, t, h, w, 3), labels (b,))`, on a device."""
+
+    def windows(self, spec: ModelSpec, count: int) -> Iterator[np.ndarray]:
+        """Clip by clip in order, what to evaluate on: pixels (count, t, h, w, 3)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Clips:
-    """Labelled clips: each (t, h, w, 3) uint8, labels (n,), and the class names."""
+    """Clips in memory: each (t, h, w, 3) uint8, labels (n,), and the class names."""
 
     videos: Sequence[np.ndarray]
     labels: np.ndarray
     classes: tuple[str, ...]
+
+    def batches(self, spec: ModelSpec, recipe: Recipe) -> Iterator[Batch]:
+        """Endless windows: (b, t, H, W, 3) uint8, extents (b, 2), labels (b,).
+
+        Every clip is seen once before any is seen again. A clip shorter than the
+        window is looped.
+        """
+        rng = np.random.default_rng(recipe.seed)
+        height = max(v.shape[1] for v in self.videos)
+        width = max(v.shape[2] for v in self.videos)
+        order: collections.deque[int] = collections.deque()
+        while True:
+            videos = np.zeros((recipe.batch, spec.frames, height, width, 3), np.uint8)
+            extents = np.zeros((recipe.batch, 2), np.float32)
+            labels = np.zeros(recipe.batch, np.int32)
+            for row in range(recipe.batch):
+                if not order:
+                    order.extend(rng.permutation(len(self.videos)))
+                number = order.popleft()
+                video = self.videos[number]
+                start = rng.integers(max(1, len(video) - spec.window + 1))
+                h, w = video.shape[1:3]
+                videos[row, :, :h, :w] = _window(video, int(start), spec)
+                extents[row] = h, w
+                labels[row] = self.labels[number]
+            yield videos, extents, labels
+
+    def views(self, spec: ModelSpec, recipe: Recipe) -> Views:
+        """Random crops and colours; see `random_view`."""
+        view = functools.partial(random_view, size=spec.size, recipe=recipe)
+
+        def views(key, videos, extents, labels):
+            keys = jax.random.split(key, len(videos))
+            return jax.vmap(view)(keys, videos, extents), labels
+
+        return views
+
+    def windows(self, spec: ModelSpec, count: int) -> Iterator[np.ndarray]:
+        """Evenly spaced windows, one is the middle, centre-cropped like a stimulus."""
+        for video in self.videos:
+            last = max(0, len(video) - spec.window)
+            starts = np.linspace(0, last, count) if count > 1 else np.array([last / 2])
+            cut = [_window(video, int(round(start)), spec) for start in starts]
+            yield np.stack([_centre(window, spec.size) for window in cut]) / 255.0
+
+
+def _window(video: np.ndarray, start: int, spec: ModelSpec) -> np.ndarray:
+    return video[(start + spec.stride * np.arange(spec.frames)) % len(video)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Renderings:
+    """Clips that are drawn on the devices: endless to train on, `count` to evaluate.
+
+    Attributes:
+      draw: `(key, label) -> (t, size, size, 3)` pixels of the model's own clips.
+      classes: names that labels index.
+      count: clips of an evaluation, which takes the classes in turn.
+      seed: of the clips of an evaluation; those of a training have the recipe's.
+    """
+
+    draw: Callable[[jax.Array, jax.Array], jax.Array]
+    classes: tuple[str, ...]
+    count: int = 2000
+    seed: int = 2**32 - 1
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.arange(self.count, dtype=np.int32) % len(self.classes)
+
+    def batches(self, spec: ModelSpec, recipe: Recipe) -> Iterator[Batch]:
+        """Endless labels (b,)."""
+        rng = np.random.default_rng(recipe.seed)
+        while True:
+            yield (rng.integers(len(self.classes), size=recipe.batch, dtype=np.int32),)
+
+    def views(self, spec: ModelSpec, recipe: Recipe) -> Views:
+        """A new clip for every label; the recipe's crops and colours are not used."""
+
+        def views(key, labels):
+            return jax.vmap(self.draw)(
+                jax.random.split(key, len(labels)), labels
+            ), labels
+
+        return views
+
+    def windows(self, spec: ModelSpec, count: int) -> Iterator[np.ndarray]:
+        """A rendering is one window long, whatever the count."""
+        draw = jax.jit(jax.vmap(self.draw))
+        seed, batch = jax.random.key(self.seed), min(32, self.count)
+        fold = jax.vmap(functools.partial(jax.random.fold_in, seed))
+        for start in range(0, self.count, batch):
+            # the last batch is filled up, so that nothing is compiled for it
+            numbers = np.arange(start, start + batch)
+            pixels = draw(fold(numbers), numbers % len(self.classes))
+            yield from np.asarray(pixels)[: self.count - start, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +257,8 @@ def random_view(
     return jnp.clip(view, 0, 1)
 
 
-def make_train_step(module, spec: ModelSpec, recipe: Recipe) -> Callable:
-    """`(state, videos, extents, labels) -> (state, metrics)` for one device."""
+def make_train_step(module, spec: ModelSpec, recipe: Recipe, views: Views) -> Callable:
+    """`(state, *batch) -> (state, metrics)` for one device."""
     optimizer = make_optimizer(recipe)
 
     def loss_fn(params, statistics, key, videos, labels):
@@ -155,14 +276,11 @@ def make_train_step(module, spec: ModelSpec, recipe: Recipe) -> Callable:
         loss = optax.softmax_cross_entropy(logits.astype(jnp.float32), targets).mean()
         return loss, (mutated, (logits.argmax(-1) == labels).mean())
 
-    def train_step(state: TrainState, videos, extents, labels):
+    def train_step(state: TrainState, *batch):
         key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
         key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
         view_key, dropout_key = jax.random.split(key)
-        view = functools.partial(random_view, size=spec.size, recipe=recipe)
-        videos = jax.vmap(view)(
-            jax.random.split(view_key, len(videos)), videos, extents
-        )
+        videos, labels = views(view_key, *batch)
         (loss, (statistics, accuracy)), gradient = jax.value_and_grad(
             loss_fn, has_aux=True
         )(state.params, state.statistics, dropout_key, videos, labels)
@@ -199,71 +317,27 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     )
 
 
-def batches(
-    clips: Clips, spec: ModelSpec, recipe: Recipe
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Endless batches of windows: (b, t, H, W, 3) uint8, extents (b, 2), labels (b,).
-
-    Every clip is seen once before any is seen again. A clip shorter than the window
-    is looped.
-    """
-    rng = np.random.default_rng(recipe.seed)
-    height = max(v.shape[1] for v in clips.videos)
-    width = max(v.shape[2] for v in clips.videos)
-    order: collections.deque[int] = collections.deque()
-    while True:
-        videos = np.zeros((recipe.batch, spec.frames, height, width, 3), np.uint8)
-        extents = np.zeros((recipe.batch, 2), np.float32)
-        labels = np.zeros(recipe.batch, np.int32)
-        for row in range(recipe.batch):
-            if not order:
-                order.extend(rng.permutation(len(clips.videos)))
-            number = order.popleft()
-            video = clips.videos[number]
-            start = rng.integers(max(1, len(video) - spec.window + 1))
-            frames = (start + spec.stride * np.arange(spec.frames)) % len(video)
-            h, w = video.shape[1:3]
-            videos[row, :, :h, :w] = video[frames]
-            extents[row] = h, w
-            labels[row] = clips.labels[number]
-        yield videos, extents, labels
-
-
-def evaluate(model: Model, clips: Clips, views: int = 4, batch: int = 32) -> np.ndarray:
-    """Class probabilities of clips, (n, classes): the mean over evenly spaced windows.
-
-    Each window is centre-cropped like a stimulus.
-    """
-    spec = model.spec
-    windows = []
-    for video in clips.videos:
-        last = max(0, len(video) - spec.window)
-        for start in np.linspace(0, last, views).round().astype(int):
-            frames = (start + spec.stride * np.arange(spec.frames)) % len(video)
-            windows.append(_centre(video[frames], spec.size))
+def evaluate(model: Model, data: Data, views: int = 4, batch: int = 32) -> np.ndarray:
+    """Class probabilities of clips, (n, classes): the mean over windows of each."""
+    windows = itertools.chain.from_iterable(data.windows(model.spec, views))
     probabilities = [
-        jax.nn.softmax(taps.predict(model, np.stack(windows[i : i + batch]) / 255.0))
-        for i in range(0, len(windows), batch)
+        np.asarray(jax.nn.softmax(taps.predict(model, np.stack(part))))
+        for part in iter(lambda: list(itertools.islice(windows, batch)), [])
     ]
-    flat = np.concatenate([np.asarray(p) for p in probabilities])
-    return flat.reshape(len(clips.videos), views, -1).mean(1)
+    flat = np.concatenate(probabilities)
+    return flat.reshape(len(data.labels), -1, flat.shape[-1]).mean(1)
 
 
-def with_moments(model: Model, clips: Clips, most: int = 256) -> Model:
+def with_moments(model: Model, data: Data, most: int = 256) -> Model:
     """The model with tap moments over clips, if it needs them to be a verifier."""
     try:
         taps.target_moments(model)
         return model
     except UserError:
         pass
-    spec, chosen = model.spec, clips.videos[:: -(-len(clips.videos) // most)]
-    middle = [
-        video[
-            video_lib.sample_frames(len(video), spec.frames, spec.stride, short="loop")
-        ]
-        for video in chosen
-    ]
-    windows = np.stack([_centre(video, spec.size) for video in middle]) / 255.0
+    every = -(-len(data.labels) // most)
+    chosen = itertools.islice(data.windows(model.spec, 1), 0, None, every)
+    windows = np.concatenate(list(chosen))
     return dataclasses.replace(model, moments=taps.estimate_moments(model, windows))
 
 
@@ -278,8 +352,8 @@ def _centre(video: np.ndarray, size: int) -> np.ndarray:
 
 def train(
     model: Model,
-    clips: Clips,
-    held_out: Clips | None = None,
+    data: Data,
+    held_out: Data | None = None,
     recipe: Recipe | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Iterator[Report]:
@@ -287,7 +361,7 @@ def train(
 
     Args:
       model: where to start; its variables are not changed.
-      clips: to learn from; labels index `model.spec.classes`.
+      data: to learn from; labels index `model.spec.classes`.
       held_out: to evaluate on, or None.
       recipe: settings.
       devices: all by default; the batch must divide by their number.
@@ -300,7 +374,7 @@ def train(
     """
     recipe = recipe or Recipe()
     devices = list(devices or jax.devices())
-    if not len(clips.videos):
+    if not len(data.labels):
         raise UserError("data: no clips; expected <class>/<clip> files")
     if recipe.batch % len(devices):
         raise UserError(f"batch={recipe.batch}: must divide by {len(devices)} devices")
@@ -310,18 +384,19 @@ def train(
         params, statistics, make_optimizer(recipe).init(params), jnp.zeros((), int)
     )
     state = parallel.replicate(state, devices)
+    source = data.batches(spec, recipe)
+    first = next(source)
     step_fn = jax.pmap(
-        make_train_step(model.module, spec, recipe),
+        make_train_step(model.module, spec, recipe, data.views(spec, recipe)),
         axis_name=parallel.AXIS,
-        in_axes=(None, 0, 0, 0),
+        in_axes=(None, *[0] * len(first)),
         out_axes=None,
         devices=devices,
     )
     every = max(1, recipe.steps // recipe.evaluations)
     recent = []
-    for step, batch in zip(
-        range(1, recipe.steps + 1), _ahead(batches(clips, spec, recipe)), strict=False
-    ):
+    batches = _ahead(itertools.chain([first], source))
+    for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
         state, metrics = step_fn(state, *parallel.shard(batch, devices))
         recent.append(metrics)
         evaluated = step % every == 0 or step == recipe.steps

@@ -99,7 +99,7 @@ def test_the_view_stays_inside_the_picture():
 def test_every_clip_is_seen_once_before_any_again(model):
     clips = moving_bars(6, 0)
     clips = dataclasses.replace(clips, labels=np.arange(6, dtype=np.int32))
-    source = training.batches(clips, model.spec, Recipe(batch=3))
+    source = clips.batches(model.spec, Recipe(batch=3))
     for _ in range(3):
         labels = np.concatenate([next(source)[2], next(source)[2]])
         assert sorted(labels) == list(range(6))

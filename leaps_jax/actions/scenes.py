@@ -494,3 +494,21 @@ def render(
         figure=figure,
         flow=flow[:-1] * size,
     )
+
+
+def video(
+    key: jax.Array, label: jax.Array, *, frames: int = 16, size: int = 112, fps=15.0
+) -> jax.Array:
+    """The pixels of `render` alone: (frames, size, size, 3)."""
+    return render(key, label, frames=frames, size=size, fps=fps).video
+
+
+def still(key: jax.Array, label: jax.Array, **options) -> jax.Array:
+    """A clip in which one frame of `video`, any of them, stands still.
+
+    What a model learns from such clips is what single frames tell of a class: the
+    control for every claim about motion.
+    """
+    clip = video(key, label, **options)
+    frame = jax.random.randint(jax.random.fold_in(key, 1), (), 0, len(clip))
+    return jnp.broadcast_to(clip[frame], clip.shape)

@@ -175,4 +175,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "stem_features": 32,
         "stem_time": 3,
     },
+    "slow_r50_tiny": {
+        "depths": (2, 2, 2, 2),
+        "inner": (24, 48, 96, 192),
+        "kernel_times": ((3,), (3,), (3,), (3,)),
+        "stem_features": 24,
+        "stem_time": 3,
+    },
 }
