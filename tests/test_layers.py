@@ -14,7 +14,7 @@ LAYERS = [
     {"errors"},
     {"config"},
     {"video", "transforms", "models.layers"},
-    {"models.resnet", "models.x3d", "models.timesformer"},
+    {"models.resnet", "models.x3d", "models.timesformer", "models.vivit"},
     {"taps"},
     {"objectives", "checkpoints", "conversion.rules", "parallel"},
     {"zoo", "synthesis"},

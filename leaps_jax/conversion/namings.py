@@ -200,6 +200,7 @@ NAMINGS: dict[str, tuple[Naming, ...]] = {
     ),
     "x3d": (X3D_PYTORCHVIDEO, X3D_SLOWFAST),
     "timesformer": (TIMESFORMER_OFFICIAL, TIMESFORMER_HUGGING_FACE),
+    "vivit": (),
 }
 
 # A key that only files of this kind have, for the message about a wrong file.
