@@ -215,8 +215,7 @@ def coherence(margin: float = 0.1, last: int = 1) -> Objective:
         return sum(map(pairs, timed[-last:]), start=jnp.zeros(())) / last
 
     def pairs(tap: Tap) -> jax.Array:
-        assert tap.time_axis is not None
-        z = jnp.moveaxis(tap.value, tap.time_axis, 1).astype(jnp.float32)
+        z = tap.by_time().astype(jnp.float32)
         frames = z.shape[1]
         everything = tuple(range(2, z.ndim))
         sums = jnp.zeros(z.shape[0])

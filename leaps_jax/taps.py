@@ -64,15 +64,30 @@ class Tap:
       name: path of the module, with the method where it is not `observe`.
       value: (b, ..., c).
       time_axis: the axis of `value` that is time, or None.
+      time_steps: where that axis is a sequence of tokens, a class token and then those
+        of each step in turn: the number of steps.
     """
 
     name: str
     value: jax.Array
     time_axis: int | None
+    time_steps: int | None = None
 
     def mean(self) -> jax.Array:
         """μ(z): the mean over all positions, (b, c) in float32."""
         return jnp.mean(self.value, axis=self.positions, dtype=jnp.float32)
+
+    def by_time(self) -> jax.Array:
+        """The tensor with its time first, (b, t, ..., c), without a class token.
+
+        >>> Tap("norm", jnp.zeros((2, 1 + 4 * 9, 8)), 1, time_steps=4).by_time().shape
+        (2, 4, 9, 8)
+        """
+        assert self.time_axis is not None
+        z = jnp.moveaxis(self.value, self.time_axis, 1)
+        if self.time_steps is None:
+            return z
+        return z[:, 1:].reshape(z.shape[0], self.time_steps, -1, *z.shape[2:])
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -93,22 +108,23 @@ def apply(
       video: (b, t, h, w, 3), normalised.
       tap_filter: chooses the taps.
     """
-    calls: list[tuple[tuple[str, ...], str, int | None]] = []
+    calls: list[tuple[tuple[str, ...], str, int | None, int | None]] = []
 
     def recording(m: nn.Module, method: str) -> bool:
         if not tap_filter(m, method):
             return False
-        calls.append((m.path, method, getattr(m, "time_axis", None)))
+        time = (getattr(m, "time_axis", None), getattr(m, "time_steps", None))
+        calls.append((m.path, method, *time))
         return True
 
     logits, mutated = module.apply(
         variables, video, capture_intermediates=recording, mutable=["intermediates"]
     )
     tree = mutated.get("intermediates", {})
-    total = collections.Counter((path, method) for path, method, _ in calls)
+    total = collections.Counter((path, method) for path, method, *_ in calls)
     seen: collections.Counter = collections.Counter()
     taps = {}
-    for path, method, time_axis in calls:
+    for path, method, time_axis, time_steps in calls:
         leaf = functools.reduce(lambda node, key: node[key], path, tree)[method]
         value = leaf[seen[path, method]]
         seen[path, method] += 1
@@ -117,7 +133,7 @@ def apply(
             name += f"#{seen[path, method]}"
         if time_axis is None and value.ndim == 5:
             time_axis = 1
-        taps[name] = Tap(name, value, time_axis)
+        taps[name] = Tap(name, value, time_axis, time_steps)
     return logits.astype(jnp.float32), taps
 
 

@@ -21,11 +21,12 @@ from jax.extend import core as jax_core
 
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError, nearest
-from leaps_jax.models import resnet, timesformer, x3d
+from leaps_jax.models import resnet, timesformer, vivit, x3d
 
 Channels = tuple[float, float, float]
 
 PYTORCHVIDEO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
+SCENIC = "https://storage.googleapis.com/scenic-bucket/"
 SLOWFAST = "https://dl.fbaipublicfiles.com/pyslowfast/"
 
 
@@ -231,6 +232,63 @@ _ENTRIES = (
         ),
         namings=("official", "huggingface"),
     ),
+    Entry(
+        "vivit_b_16x2",
+        "ViViT-B/16x2 (joint)",
+        "vivit",
+        vivit.ViViT,
+        vivit.VARIANTS["vivit_b_16x2"],
+        frames=32,
+        stride=2,
+        size=224,
+        parameters=88_954_000,
+        gmacs=451.5,
+        taps=25,
+        licence="Apache-2.0",
+        weights=(
+            "https://huggingface.co/google/vivit-b-16x2-kinetics400",
+            SCENIC + "vivit/kinetics_400/vivit_base_16x2_unfactorized/checkpoint",
+        ),
+        namings=("huggingface", "scenic"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
+    Entry(
+        "vivit_b_16x2_fe",
+        "ViViT-B/16x2 (factorised encoder)",
+        "vivit",
+        vivit.ViViT,
+        vivit.VARIANTS["vivit_b_16x2_fe"],
+        frames=32,
+        stride=2,
+        size=224,
+        parameters=115_062_928,
+        gmacs=283.3,
+        taps=34,
+        licence="Apache-2.0",
+        weights=(SCENIC + "vivit/kinetics_400/vivit_base_16x2_fe/checkpoint",),
+        namings=("scenic",),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
+    Entry(
+        "vivit_l_16x2_fe",
+        "ViViT-L/16x2 (factorised encoder)",
+        "vivit",
+        vivit.ViViT,
+        vivit.VARIANTS["vivit_l_16x2_fe"],
+        frames=32,
+        stride=2,
+        size=224,
+        parameters=606_827_920,
+        gmacs=992.5,
+        taps=98,
+        licence="Apache-2.0",
+        weights=(SCENIC + "vivit/kinetics_400/vivit_large_16x2_fe/checkpoint",),
+        namings=("scenic",),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
     # this project's: for data sets of a few thousand short clips
     Entry(
         "slow_r50_small",
@@ -283,6 +341,19 @@ _ENTRIES = (
         parameters=3_989_584,
         gmacs=4.175,
         taps=19,
+    ),
+    Entry(
+        "vivit_small",
+        "ViViT (small, factorised encoder)",
+        "vivit",
+        vivit.ViViT,
+        vivit.VARIANTS["vivit_small"],
+        frames=16,
+        stride=2,
+        size=112,
+        parameters=2_839_888,
+        gmacs=1.044,
+        taps=14,
     ),
 )
 _BY_NAME = {e.name: e for e in _ENTRIES}

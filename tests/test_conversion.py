@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import flax.serialization
 import jax
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def model():
 def test_missing_empty_and_damaged_files(tmp_path, suffix):
     if suffix == ".safetensors":
         pytest.importorskip("safetensors")
-    elif suffix != ".pkl":
+    elif suffix not in (".pkl", ".msgpack", ""):
         pytest.importorskip("torch")
     path = tmp_path / f"file{suffix}"
     with pytest.raises(UserError, match="no such file"):
@@ -64,6 +65,7 @@ def test_truncated_files(tmp_path, fraction):
     torch.save({"a.weight": torch.ones(50, 50)}, tmp_path / "x.pth")
     numpy_save(arrays, tmp_path / "x.safetensors")
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"blobs": arrays}))
+    (tmp_path / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(arrays))
     for path in tmp_path.iterdir():
         sources.read(path)
         content = path.read_bytes()
@@ -214,7 +216,7 @@ def test_weights_of_another_model_are_named():
     cases = {
         "head.lin_5.weight s1.pathway0_stem.conv_xy.weight": "x3d_xs or x3d_s",
         "backbone.layers.0.blocks.0.attn.relative_position_bias_table": "Video Swin",
-        "vivit.embeddings.cls_token": "a ViViT",
+        "vivit.embeddings.cls_token classifier.weight": "vivit_b_16x2",
         "layer1.0.conv1.0.weight": "ResNet-18 of torchvision",
         "something.weight": "found something.weight",
     }

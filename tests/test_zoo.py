@@ -17,6 +17,8 @@ PARAMETERS = {
     "x3d_xs": 3_794_322,
     "x3d_l": 6_153_432,
     "timesformer": 121_566_352,
+    "vivit_b_16x2": 88_954_000,
+    "vivit_b_16x2_fe": 115_062_928,
 }
 GMACS = {
     "slow_r50": 41.74,
@@ -27,7 +29,10 @@ GMACS = {
     "x3d_m": 4.732,
     "x3d_l": 18.37,
     "timesformer": 195.8,
+    "vivit_b_16x2": 451.5,
+    "vivit_b_16x2_fe": 283,
 }
+VIVIT = [name for name in zoo.names() if name.startswith("vivit_") and "16x2" in name]
 SMALL = [name for name in zoo.names() if name.endswith("_small")]
 
 
@@ -40,7 +45,7 @@ def test_counts_are_what_the_table_and_the_papers_say(name):
     assert entry.gmacs == pytest.approx(GMACS.get(name, entry.gmacs), rel=1e-2)
 
 
-@pytest.mark.parametrize("name", ["slow_r50", "x3d_xs", "timesformer", *SMALL])
+@pytest.mark.parametrize("name", ["slow_r50", "x3d_xs", "timesformer", *VIVIT, *SMALL])
 def test_number_of_taps(name):
     module, spec = zoo.build(name, ("a",))
     model = taps.Model(module, zoo.variable_shapes(module), spec)
@@ -76,7 +81,8 @@ def test_unknown_names_are_one_line_with_the_nearest():
 
 def shallow(name):
     """A network of the family with one or two blocks a stage, all of them active."""
-    few = {"depth": 2} if "timesformer" in name else {"depths": (2, 1, 1, 1)}
+    transformer = zoo.entry(name).family in ("timesformer", "vivit")
+    few = {"depth": 2} if transformer else {"depths": (2, 1, 1, 1)}
     module, _ = zoo.build(name, tuple("abcde"), frames=4, size=56, **few)
     rng = np.random.default_rng(0)
     video = rng.normal(size=(2, 4, 56, 56, 3)).astype(np.float32)
@@ -171,6 +177,8 @@ def test_depthwise_convolution_is_one(stride):
         ("x3d_xs", (1, 2, 160, 160, 3), "more frames"),
         ("slow_r50_4x16", (1, 4, 160, 160, 3), "larger size"),
         ("timesformer_small", (1, 4, 100, 100, 3), "multiple of 14"),
+        ("vivit_small", (1, 4, 112, 100, 3), "4x112x100.*tubelets of 2x14x14"),
+        ("vivit_small", (1, 5, 112, 112, 3), "5x112x112.*multiple"),
     ],
 )
 def test_clips_that_do_not_fit(name, shape, words):

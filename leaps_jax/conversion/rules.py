@@ -12,6 +12,9 @@ agree.
 """
 
 import dataclasses
+import itertools
+import math
+import operator
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -54,6 +57,7 @@ class Naming:
       marks: regular expressions that each match some key of a file of this naming.
       absent: regular expressions that match no key of such a file.
       overrides: fields that the module must have for these weights.
+      of_flax: tensors are in Flax's layouts, not in torch's.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Naming:
     marks: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     overrides: tuple[tuple[str, Any], ...] = ()
+    of_flax: bool = False
 
     def matches(self, keys: set[str]) -> bool:
         """Whether a file with these keys is of this naming."""
@@ -78,10 +83,10 @@ def target_path(naming: Naming, key: str) -> str:
 def head_shape(
     tensors: Mapping[str, np.ndarray], naming: Naming, path: str
 ) -> tuple[int, ...] | None:
-    """The published shape of `path`'s weight, None if there is none."""
+    """The published shape of `path`'s weight, outputs first; None if there is none."""
     for key, value in tensors.items():
         if _split(naming, key) == (tuple(path.split("/")), "weight"):
-            return value.shape
+            return value.shape[::-1] if naming.of_flax else value.shape
     return None
 
 
@@ -91,7 +96,8 @@ def convert_tensors(
     """Flax variables from published tensors.
 
     Args:
-      source: tensors by published key, in torch's layouts.
+      source: tensors by published key, in torch's layouts or, if the naming says so,
+        in Flax's.
       naming: how the source names them.
       target_shapes: the variables as a tree of shapes, from `jax.eval_shape` of the
         module's `init`.
@@ -119,7 +125,10 @@ def convert_tensors(
             continue
         used[leaf] = key
         shape = tuple(wanted[leaf].shape)
-        value = to_layout(tensor, leaf[-1], len(shape))
+        if naming.of_flax:
+            value = merge_axes(tensor, shape)
+        else:
+            value = to_layout(tensor, leaf[-1], len(shape))
         if value.shape != shape:
             misshaped.append(f"{key} {tensor.shape} for {'/'.join(leaf[1:])} {shape}")
             continue
@@ -158,6 +167,24 @@ def to_layout(tensor: np.ndarray, leaf: str, ndim: int) -> np.ndarray:
     if tensor.ndim != ndim or ndim not in LAYOUTS:
         return tensor
     return tensor.transpose(LAYOUTS[ndim][2])
+
+
+def merge_axes(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Merges neighbouring axes if that gives `shape`; else the tensor stays.
+
+    Flax's attention keeps heads and their channels apart.
+
+    >>> merge_axes(np.zeros((8, 2, 4)), (8, 8)).shape
+    (8, 8)
+    >>> merge_axes(np.zeros((4, 2)), (2, 4)).shape
+    (4, 2)
+    """
+    ends = set(itertools.accumulate(shape, operator.mul))
+    if tensor.size == math.prod(shape) and ends <= set(
+        itertools.accumulate(tensor.shape, operator.mul)
+    ):
+        return tensor.reshape(shape)
+    return tensor
 
 
 def _split(naming: Naming, key: str) -> tuple[Path, str]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import flax.serialization
+import flax.traverse_util
 import numpy as np
 
 from leaps_jax.errors import UserError
@@ -42,11 +44,12 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Args:
       path: a .pth, .pyth, .pt or .bin file of torch, a .safetensors file, a .pkl file
-        of Caffe2, or a Hugging Face folder with model.safetensors or
-        pytorch_model.bin, in one file or sharded.
+        of Caffe2, a checkpoint of Flax (.msgpack, or no suffix), or a Hugging Face
+        folder with model.safetensors or pytorch_model.bin, in one file or sharded.
 
     Returns:
-      Arrays in torch's layouts; bfloat16 and float16 become float32.
+      Arrays in the layouts of the file; bfloat16 and float16 become float32. Keys of a
+      tree are joined by "/".
 
     Raises:
       UserError: the file is missing, empty, cut short, of another kind, or a pickle
@@ -63,8 +66,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     if path.stat().st_size == 0:
         raise UserError(f"{path}: is empty; download it again")
     if path.suffix not in _READERS:
-        kinds = ", ".join(_READERS)
-        raise UserError(f"{path}: must be one of {kinds}, or a Hugging Face folder")
+        kinds = ", ".join(filter(None, _READERS))
+        raise UserError(
+            f"{path}: must be one of {kinds}, a checkpoint of Flax without a suffix, or"
+            " a Hugging Face folder"
+        )
     content = _READERS[path.suffix](path)
     tensors = {
         key: array
@@ -187,6 +193,18 @@ def _read_pickle(path: Path) -> Any:
             ) from None
 
 
+def _read_flax(path: Path) -> Any:
+    try:  # MessagePack of numbers, text and arrays: nothing in it is run
+        tree = flax.serialization.msgpack_restore(path.read_bytes())
+        return flax.traverse_util.flatten_dict(tree, sep="/")
+    except MemoryError:
+        raise
+    except Exception:  # MessagePack raises its own, and ValueError, TypeError, ...
+        raise UserError(
+            f"{path}: is cut short or no checkpoint of Flax; download it again"
+        ) from None
+
+
 def _refuse(path: Path, what: str) -> NoReturn:
     raise UserError(
         f"{path}: refused, its pickle asks for {what}, which could run code; give a"
@@ -201,6 +219,8 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".bin": _read_torch,
     ".safetensors": _read_safetensors,
     ".pkl": _read_pickle,
+    ".msgpack": _read_flax,
+    "": _read_flax,  # Scenic's files are called checkpoint
 }
 
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 Size3 = tuple[int, int, int]
 
+truncated_normal = nn.initializers.truncated_normal(0.02)
+
 
 class BatchNorm(nn.BatchNorm):
     """Batch norm over (b, t, h, w, c), computed in float32; torch's eps."""
@@ -34,11 +36,16 @@ class BatchNorm(nn.BatchNorm):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm over channels, computed in float32 by the two-pass formula."""
+    """Layer norm over channels, computed in float32 by the two-pass formula.
+
+    `time_steps` tells that `time_axis` is a sequence of tokens, a class token and then
+    those of each step in turn: (b, 1 + time_steps * n, c).
+    """
 
     epsilon: float = 1e-6
     use_fast_variance: bool = False
     time_axis: int | None = None
+    time_steps: int | None = None
 
     def observe(self, x: jax.Array) -> jax.Array:
         return x
@@ -46,6 +53,44 @@ class LayerNorm(nn.LayerNorm):
     def __call__(self, x, *, mask=None):
         x = self.observe(x)
         return super().__call__(x.astype(jnp.float32), mask=mask).astype(x.dtype)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attention of queries (..., n, heads, d) to keys and values (..., m, heads, d).
+
+    The softmax is in float32; returns (..., n, heads, d).
+    """
+    q = q * q.shape[-1] ** -0.5
+    scores = jnp.einsum(
+        "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
+    )
+    weights = nn.softmax(scores).astype(v.dtype)
+    return jnp.einsum("...hnm,...mhd->...nhd", weights, v)
+
+
+class Mlp(nn.Module):
+    """Two layers with a GELU between them.
+
+    Attributes:
+      hidden: channels between the layers.
+      tanh_gelu: approximate the GELU by a tanh; exact if False.
+      dtype: compute type, None for float32.
+    """
+
+    hidden: int
+    tanh_gelu: bool = False
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        x = nn.Dense(
+            self.hidden, dtype=self.dtype, kernel_init=truncated_normal, name="fc1"
+        )(x)
+        x = nn.gelu(x, approximate=self.tanh_gelu)
+        return nn.Dense(
+            width, dtype=self.dtype, kernel_init=truncated_normal, name="fc2"
+        )(x)
 
 
 def conv(

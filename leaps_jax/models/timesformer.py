@@ -19,13 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax.models.layers import LayerNorm
-
-truncated_normal = nn.initializers.truncated_normal(0.02)
+from leaps_jax.models.layers import LayerNorm, Mlp, attend, truncated_normal
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention along the last but one axis; softmax in float32."""
+    """Multi-head self-attention along the last but one axis."""
 
     heads: int
     dtype: jnp.dtype | None = None
@@ -39,32 +37,9 @@ class Attention(nn.Module):
         # the rows of torch's matrix are ordered q, k, v, then head, then channel
         qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, width // self.heads)
         q, k, v = (qkv[..., i, :, :] for i in range(3))  # ... n heads d
-        q = q * (width // self.heads) ** -0.5
-        scores = jnp.einsum(
-            "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
-        )
-        weights = nn.softmax(scores).astype(v.dtype)
-        x = jnp.einsum("...hnm,...mhd->...nhd", weights, v).reshape(x.shape)
+        x = attend(q, k, v).reshape(x.shape)
         return nn.Dense(
             width, dtype=self.dtype, kernel_init=truncated_normal, name="proj"
-        )(x)
-
-
-class Mlp(nn.Module):
-    """Two layers with an exact GELU between them."""
-
-    hidden: int
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        x = nn.Dense(
-            self.hidden, dtype=self.dtype, kernel_init=truncated_normal, name="fc1"
-        )(x)
-        x = nn.gelu(x, approximate=False)
-        return nn.Dense(
-            width, dtype=self.dtype, kernel_init=truncated_normal, name="fc2"
         )(x)
 
 
@@ -103,7 +78,7 @@ class Block(nn.Module):
 
         x = jnp.concatenate([class_token, patches.reshape(b, t * n, c)], axis=1)
         y = LayerNorm(name="mlp_norm")(x)
-        x = x + Mlp(self.hidden, self.dtype, name="mlp")(y)
+        x = x + Mlp(self.hidden, dtype=self.dtype, name="mlp")(y)
         return x[:, :1], x[:, 1:].reshape(b, t, n, c)
 
 
