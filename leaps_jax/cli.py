@@ -531,7 +531,8 @@ def _data(
             size=spec.size,
             fps=stimuli.FPS / spec.stride,
         )
-        return training.Renderings(draw, motions.CLASSES)
+        count = 256 if argument == "data" else 2000  # to train needs moments alone
+        return training.Renderings(draw, motions.CLASSES, count)
     return training.Clips(
         *stimuli.read_tree(
             source,
