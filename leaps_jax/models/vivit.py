@@ -23,6 +23,9 @@ import jax.numpy as jnp
 
 from leaps_jax.models.layers import LayerNorm, Mlp, Size3, attend, truncated_normal
 
+# of all matrices in the blocks: narrow networks learn far slower from normal(0.02)
+xavier_uniform = nn.initializers.xavier_uniform()
+
 
 class Attention(nn.Module):
     """Multi-head self-attention along the last but one axis."""
@@ -34,7 +37,7 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         def dense(name: str, x: jax.Array) -> jax.Array:
             return nn.Dense(
-                x.shape[-1], dtype=self.dtype, kernel_init=truncated_normal, name=name
+                x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name=name
             )(x)
 
         shape = (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)  # ... n heads d
@@ -55,7 +58,7 @@ class Block(nn.Module):
         y = LayerNorm(time_axis=1, time_steps=self.steps, name="norm")(x)
         x = x + Attention(self.heads, self.dtype, name="attention")(y)
         y = LayerNorm(time_axis=1, time_steps=self.steps, name="mlp_norm")(x)
-        return x + Mlp(self.hidden, tanh_gelu=True, dtype=self.dtype, name="mlp")(y)
+        return x + Mlp(self.hidden, True, xavier_uniform, self.dtype, name="mlp")(y)
 
 
 class Encoder(nn.Module):
