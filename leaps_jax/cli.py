@@ -102,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "source",
         metavar="SOURCE",
-        help=".pth .pyth .pt .bin .pkl .safetensors or a Hugging Face folder",
+        help=".pth .pyth .pt .bin .pkl .safetensors, a checkpoint of Flax, or a Hugging"
+        " Face folder",
     )
     sub.add_argument("out", metavar="OUT", type=Path, help="folder of the checkpoint")
     sub.add_argument(

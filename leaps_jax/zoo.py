@@ -71,8 +71,9 @@ class Entry:
     std: Channels = (0.225, 0.225, 0.225)
 
 
-# Clips and addresses from the model zoos of pytorchvideo and SlowFast, whose code is
-# Apache-2.0 (as are the weights they publish with it), and of TimeSformer.
+# Clips and addresses from the model zoos of pytorchvideo, SlowFast and Scenic, whose
+# code is Apache-2.0 (as are the weights they publish with it), and of TimeSformer. The
+# copy of Scenic's joint ViViT at Hugging Face has a card of its own.
 _ENTRIES = (
     Entry(
         "slow_r50",

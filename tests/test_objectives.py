@@ -111,6 +111,16 @@ def test_coherence_uses_the_stated_time_axis(context):
     np.testing.assert_allclose(value(term, there), value(term, context), rtol=1e-6)
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_coherence_reads_time_from_a_sequence_of_tokens(context, axis):
+    tokens = jnp.array(FEATURE).reshape(2, 5 * 9, 7)
+    tokens = jnp.concatenate([jnp.full((2, 1, 7), 9.0), tokens], axis=1)
+    tap = Tap("a", jnp.moveaxis(tokens, 1, axis), axis, time_steps=5)
+    there = dataclasses.replace(context, taps={"a": tap})
+    term = objectives.coherence()
+    np.testing.assert_allclose(value(term, there), value(term, context), rtol=1e-6)
+
+
 def test_diversity_matches_batch_moments(context):
     published, relative = 0.0, 0.0
     for feature, mean, var in ((FEATURE, 0.3, 1.4), (TOKENS, -0.2, 0.6)):

@@ -9,6 +9,8 @@ import pickle
 import re
 from pathlib import Path
 
+import flax.serialization
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,6 +150,20 @@ def test_key_biases_are_in_their_rows(golden):
         block, attention, _ = rules.target_path(naming, key).split("/")
         ours = model.variables["params"][block][attention]["qkv"]["bias"]
         np.testing.assert_array_equal(ours[768:1536], source[key][768:1536])
+
+
+@pytest.mark.parametrize("golden", [g for g in NETWORKS if "vivit" in g])
+def test_key_biases_of_vivit_are_in_their_places(golden):
+    source = weights(golden)
+    name, _ = NETWORKS[golden]
+    params = loading.convert(name, source).variables["params"]
+    naming = namings.recognise(name, source)
+    biases = [k for k in source if re.search(r"key.bias$", k)]
+    assert len(biases) == {"vivit_b_16x2": 12, "vivit_b_16x2_fe": 16}[name]
+    for key in biases:
+        encoder, block, *_ = rules.target_path(naming, key).split("/")
+        ours = params[encoder][block]["attention"]["key"]["bias"]
+        np.testing.assert_array_equal(ours, source[key].ravel())
 
 
 @pytest.mark.parametrize("golden", NETWORKS)
@@ -296,6 +312,93 @@ def test_prefix_of_the_official_timesformer_may_be_missing():
     assert_same(a, loading.convert("timesformer", bare).variables)
 
 
+def test_vivit_as_transformers_5_holds_it():
+    source = weights("hf_vivit_b_16x2")
+    renamed = {}
+    for key, value in source.items():
+        for old, new in {
+            "encoder.layer.": "layers.",
+            "attention.attention.query": "attention.q_proj",
+            "attention.attention.key": "attention.k_proj",
+            "attention.attention.value": "attention.v_proj",
+            "attention.output.dense": "attention.o_proj",
+            "intermediate.dense": "mlp.fc1",
+            "output.dense": "mlp.fc2",
+        }.items():
+            key = key.replace(old, new)
+        renamed[key] = value
+    assert renamed.keys() != source.keys()
+    a = loading.convert("vivit_b_16x2", source).variables
+    assert_same(a, loading.convert("vivit_b_16x2", renamed).variables)
+
+
+def scenic_tree(golden: str, width: int, heads: int) -> dict:
+    """Random parameters named as in a golden file, of one block and other sizes."""
+    small = {768: width, 3072: 2 * width, 12: heads, 64: width // heads}
+    small |= {3137: 1 + 2 * 4, 197: 1 + 4, 17: 1 + 2, 400: 7}
+    rng = np.random.default_rng(0)
+    return flax.traverse_util.unflatten_dict(
+        {
+            key: rng.normal(size=[small.get(n, n) for n in shape]).astype(np.float32)
+            for key, shape in keys_and_shapes(golden).items()
+            if not re.search(r"encoderblock_[1-9]", key)
+        },
+        sep="/",
+    )
+
+
+@pytest.mark.parametrize("name", ["vivit_b_16x2", "vivit_b_16x2_fe"])
+@pytest.mark.parametrize("layout", ["optimizer", "params", "plain"])
+def test_checkpoint_of_scenic(tmp_path, name, layout):
+    tree = scenic_tree(f"scenic_{name}", 24, 3)
+    moments = jax.tree.map(np.zeros_like, tree)
+    progress = {"global_step": 3, "rng": np.zeros(2, np.uint32), "model_state": {}}
+    state = {
+        "optimizer": {
+            "optimizer": {
+                "target": tree,
+                "state": {"step": np.array(3), "param_states": moments},
+            },
+            "accum_train_time": np.array(5),
+            **progress,
+        },
+        "params": {"params": tree, "opt_state": {"0": {"trace": moments}}, **progress},
+        "plain": tree,
+    }[layout]
+    path = tmp_path / "checkpoint"
+    path.write_bytes(flax.serialization.msgpack_serialize(state))
+    read = sources.read(path)
+    naming = namings.recognise(name, read)
+    fields = {"width": 24, "heads": 3, "hidden": 48, "depth": 1}
+    fields["temporal_depth"] = 1 if name.endswith("_fe") else 0
+    module, _ = zoo.build(name, ("",) * 7, frames=4, size=32, **fields)
+    params = rules.convert_tensors(read, naming, zoo.variable_shapes(module))["params"]
+
+    assert rules.head_shape(read, naming, "classifier") == (7, 24)
+    encoder = "spatial" if name.endswith("_fe") else "encoder"
+    theirs = tree["SpatialTransformer" if name.endswith("_fe") else "Transformer"]
+    theirs = theirs["encoderblock_0"]["MultiHeadDotProductAttention_0"]
+    ours = params[encoder]["block0"]["attention"]
+    x = np.random.default_rng(1).normal(size=(2, 24))
+    query = np.einsum("nc,chd->nhd", x, theirs["query"]["kernel"])
+    np.testing.assert_allclose(x @ ours["query"]["kernel"], query.reshape(2, 24))
+    out = np.einsum("nhd,hdc->nc", query, theirs["out"]["kernel"])
+    np.testing.assert_allclose(query.reshape(2, 24) @ ours["proj"]["kernel"], out)
+
+
+def test_one_vivit_for_another():
+    def zeros(golden):
+        return {k: np.zeros(s, np.float32) for k, s in keys_and_shapes(golden).items()}
+
+    joint, factorised = zeros("scenic_vivit_b_16x2"), zeros("scenic_vivit_b_16x2_fe")
+    with pytest.raises(UserError, match="weights of vivit_b_16x2_fe, not of vivit_b"):
+        loading.convert("vivit_b_16x2", factorised)
+    with pytest.raises(
+        UserError, match="weights of vivit_b_16x2, not of vivit_b_16x2_"
+    ):
+        loading.convert("vivit_b_16x2_fe", joint)
+
+
 # ---- other inputs than the native one
 
 
@@ -306,6 +409,15 @@ def test_every_frame_has_a_gradient(name):
     module = model.module.clone(frames=4, size=64)
     clip = rule.video(4, 64, 1)
     assert_gradient(module, model.variables, clip)
+
+
+@pytest.mark.parametrize("temporal_depth", [0, 2])
+def test_every_frame_has_a_gradient_in_vivit(temporal_depth):
+    module, spec = zoo.build(
+        "vivit_small", tuple("abcd"), temporal_depth=temporal_depth
+    )
+    clip = rule.video(spec.frames, spec.size, 1)
+    assert_gradient(module, jax.jit(module.init)(jax.random.key(0), clip), clip)
 
 
 def assert_gradient(module, variables, clip):
@@ -376,3 +488,33 @@ def test_timesformer_resizes_embeddings_as_torch_does():
     a = jax.jit(module.apply)(variables, clip)
     b = jax.jit(small.apply)({"params": params}, clip)
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temporal_depth", [0, 1])
+def test_vivit_resizes_embeddings_linearly(temporal_depth):
+    torch = pytest.importorskip("torch")
+    resize = torch.nn.functional.interpolate
+    fields = {"depth": 1, "temporal_depth": temporal_depth}
+    module, _ = zoo.build("vivit_small", ("a", "b"), frames=16, size=196, **fields)
+    small, _ = zoo.build("vivit_small", ("a", "b"), frames=6, size=140, **fields)
+    variables = jax.tree.map(
+        lambda leaf: np.random.default_rng(0).normal(0, 0.1, leaf.shape),
+        zoo.variable_shapes(module),
+    )
+    grids = {
+        "encoder": ("trilinear", (8, 14, 14), (3, 10, 10)),
+        "spatial": ("bilinear", (14, 14), (10, 10)),
+        "temporal": ("linear", (8,), (3,)),
+    }
+    params = dict(variables["params"])
+    for name in set(params) & set(grids):
+        mode, have, want = grids[name]
+        position = torch.from_numpy(params[name]["position_embedding"])
+        grid = position[:, 1:].movedim(-1, 1).reshape(1, 192, *have)
+        grid = resize(grid, size=want, mode=mode).reshape(1, 192, -1).movedim(1, -1)
+        position = torch.cat([position[:, :1], grid], dim=1).numpy()
+        params[name] = params[name] | {"position_embedding": position}
+    clip = jnp.asarray(rule.video(6, 140, 1))
+    a = jax.jit(module.apply)(variables, clip)
+    b = jax.jit(small.apply)({"params": params}, clip)
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leaps_jax import Model, ModelSpec, UserError, estimate_moments, features, taps
+from leaps_jax import Model, ModelSpec, UserError, estimate_moments, features, taps, zoo
 from leaps_jax.models import layers
 
 
@@ -121,3 +121,29 @@ def test_moments_of_layer_norm_are_estimated_from_clips():
 def test_wrong_shape_is_named(tiny):
     with pytest.raises(UserError, match=r"shape \(4, 32, 32, 3\)"):
         features(tiny, np.zeros((4, 32, 32, 3)))
+
+
+@pytest.mark.parametrize("temporal_depth", [0, 2])
+def test_tokens_of_vivit_are_found_by_time(temporal_depth):
+    module, _ = zoo.build(
+        "vivit_small", ("a",), frames=8, size=28, depth=2, temporal_depth=temporal_depth
+    )
+    rng = np.random.default_rng(0)
+    video = rng.normal(size=(2, 8, 28, 28, 3)).astype(np.float32)
+    other = video.copy()
+    other[:, 4:6] += 1  # the third tubelet
+    variables = jax.jit(module.init)(jax.random.key(0), video)
+
+    @jax.jit
+    def run(video):
+        _, found = taps.apply(module, variables, video, taps.norm_inputs)
+        return {name: tap.by_time() for name, tap in found.items()}
+
+    one, two = run(video), run(other)
+    for name, z in one.items():
+        tokens = {"encoder": (4,), "spatial": (5,), "temporal": (1,)}
+        assert z.shape == (2, 4, *tokens[name.partition("/")[0]], 192), name
+    for name in ("encoder/block0/norm", "spatial/norm", "temporal/block0/norm"):
+        if name in one:  # nothing has passed between steps yet
+            changed = np.abs(one[name] - two[name]).max((0, 2, 3)) > 1e-3
+            assert changed.tolist() == [False, False, True, False], name

@@ -74,22 +74,24 @@ class Mlp(nn.Module):
     Attributes:
       hidden: channels between the layers.
       tanh_gelu: approximate the GELU by a tanh; exact if False.
+      kernel_init: of both layers.
       dtype: compute type, None for float32.
     """
 
     hidden: int
     tanh_gelu: bool = False
+    kernel_init: nn.initializers.Initializer = truncated_normal
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         x = nn.Dense(
-            self.hidden, dtype=self.dtype, kernel_init=truncated_normal, name="fc1"
+            self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1"
         )(x)
         x = nn.gelu(x, approximate=self.tanh_gelu)
         return nn.Dense(
-            width, dtype=self.dtype, kernel_init=truncated_normal, name="fc2"
+            width, dtype=self.dtype, kernel_init=self.kernel_init, name="fc2"
         )(x)
 
 

@@ -23,6 +23,39 @@ import jax.numpy as jnp
 
 from leaps_jax.models.layers import LayerNorm, Mlp, Size3, attend, truncated_normal
 
+# of all matrices in the blocks: narrow networks learn far slower from normal(0.02)
+xavier_uniform = nn.initializers.xavier_uniform()
+
+
+class TubeletEmbedding(nn.Module):
+    """Maps every tubelet of a video to a token: a convolution as wide as its stride.
+
+    Written as the matrix product that it is: the gradient of that convolution with
+    respect to the video takes XLA minutes on a CPU.
+
+    Attributes:
+      width: channels of a token.
+      tubelet: frames, height and width.
+      dtype: compute type.
+    """
+
+    width: int
+    tubelet: Size3
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, video: jax.Array) -> jax.Array:
+        """Maps (b, t, h, w, 3) to (b, t', h', w', c)."""
+        b, t, h, w, c = video.shape
+        i, j, k = self.tubelet
+        init = nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, (*self.tubelet, c, self.width))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
+        dtype = self.dtype or jnp.promote_types(video.dtype, jnp.float32)
+        video, kernel, bias = (x.astype(dtype) for x in (video, kernel, bias))
+        cut = video.reshape(b, t // i, i, h // j, j, w // k, k, c)
+        return jnp.einsum("btihjwkc,ijkcd->bthwd", cut, kernel) + bias
+
 
 class Attention(nn.Module):
     """Multi-head self-attention along the last but one axis."""
@@ -34,7 +67,7 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         def dense(name: str, x: jax.Array) -> jax.Array:
             return nn.Dense(
-                x.shape[-1], dtype=self.dtype, kernel_init=truncated_normal, name=name
+                x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name=name
             )(x)
 
         shape = (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)  # ... n heads d
@@ -43,7 +76,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each added to its input; `steps` as `time_steps`."""
+    """Attention, then an MLP, each added to its input.
+
+    Maps tokens (b, 1 + steps * n, c) or, where steps is None, (b, t, 1 + n, c).
+    """
 
     heads: int
     hidden: int
@@ -55,7 +91,7 @@ class Block(nn.Module):
         y = LayerNorm(time_axis=1, time_steps=self.steps, name="norm")(x)
         x = x + Attention(self.heads, self.dtype, name="attention")(y)
         y = LayerNorm(time_axis=1, time_steps=self.steps, name="mlp_norm")(x)
-        return x + Mlp(self.hidden, tanh_gelu=True, dtype=self.dtype, name="mlp")(y)
+        return x + Mlp(self.hidden, True, xavier_uniform, self.dtype, name="mlp")(y)
 
 
 class Encoder(nn.Module):
@@ -143,32 +179,24 @@ class ViViT(nn.Module):
         Raises:
           ValueError: frames, height or width are no multiple of the tubelet's.
         """
-        for clip in ((self.frames, self.size, self.size), video.shape[1:4]):
+        made_for = (self.frames, self.size, self.size)
+        for clip in (made_for, video.shape[1:4]):
             if any(n % k or not n for n, k in zip(clip, self.tubelet, strict=True)):
                 have, need = ("x".join(map(str, s)) for s in (clip, self.tubelet))
                 raise ValueError(
                     f"clip of {have} (frames x height x width): ViViT cuts it into"
                     f" tubelets of {need}; use a multiple of each"
                 )
-        tokens = nn.Conv(
-            self.width,
-            self.tubelet,
-            self.tubelet,
-            padding="VALID",
-            dtype=self.dtype,
-            name="tubelet_embedding",
-        )(video)  # b t h w c
+        embedding = TubeletEmbedding(
+            self.width, self.tubelet, self.dtype, name="tubelet_embedding"
+        )
+        tokens = embedding(video)  # b t h w c
 
         def encoder(name: str, grid: tuple[int, ...], depth: int) -> Encoder:
             sizes = (depth, self.heads, self.hidden, self.dtype, self.remat)
             return Encoder(grid, *sizes, name=name)
 
-        t, h, w = (
-            n // k
-            for n, k in zip(
-                (self.frames, self.size, self.size), self.tubelet, strict=True
-            )
-        )
+        t, h, w = (n // k for n, k in zip(made_for, self.tubelet, strict=True))
         if self.temporal_depth:
             x = encoder("spatial", (h, w), self.depth)(tokens)  # b t c
             x = encoder("temporal", (t,), self.temporal_depth)(x)
