@@ -22,6 +22,7 @@ from rich.table import Table
 
 from leaps_jax import (
     checkpoints,
+    evaluation,
     loading,
     objectives,
     runs,
@@ -132,6 +133,31 @@ def _parser() -> argparse.ArgumentParser:
         _train,
     )
     _add_train(sub)
+
+    sub = command(
+        "accuracy",
+        "Measure how often a model is right on labelled clips.",
+        "leaps-jax accuracy --model x3d_xs@actions --data synthetic_actions",
+        _accuracy,
+    )
+    _add_accuracy(sub)
+
+    sub = command(
+        "evaluate",
+        "Ask judges about finished runs: what they see, and whether a video that runs"
+        " backwards, or is mirrored, becomes the opposite class.",
+        "leaps-jax evaluate run/ --judges x3d_xs@actions --out report.json",
+        _evaluate,
+    )
+    _add_evaluate(sub)
+
+    sub = command(
+        "demo",
+        "Invert a model that comes with the project: nothing to download.",
+        'leaps-jax demo --label "jumping jack" --out demo/',
+        _demo,
+    )
+    _add_demo(sub)
     return parser
 
 
@@ -162,7 +188,8 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="video files, folders of frames, <class>/<clip> trees or tfds:NAME/split",
+        help="video files, folders of frames, <class>/<clip> trees, tfds:NAME/split or"
+        " actions:CLASS",
     )
     add(
         "--label",
@@ -227,7 +254,7 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
     _add_overwrite(sub)
 
 
-_RENDERED = {"synthetic_actions": scenes.video, "synthetic_stills": scenes.still}
+_RENDERED = {"synthetic_actions": scenes.clip, "synthetic_stills": scenes.still}
 
 
 def _add_data(
@@ -272,8 +299,52 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
         action="store_true",
         help="mirror half of the clips; only if no class changes by it",
     )
+    add(
+        "--hints",
+        type=float,
+        default=recipe.hints,
+        metavar="X",
+        help="weight of a loss that tells tokens where the joints of a rendered figure"
+        " are; small transformers need it",
+    )
     add("--dtype", metavar="float32|bfloat16", help="compute type")
     add("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
+    _add_overwrite(sub)
+
+
+def _add_accuracy(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", required=True, metavar="NAME@WEIGHTS")
+    _add_data(sub, "--data", "labelled clips", required=True)
+    sub.add_argument("--dtype", metavar="float32|bfloat16", help="compute type")
+    sub.add_argument("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
+    sub.add_argument("--json", action="store_true", help="print JSON, not a table")
+
+
+def _add_evaluate(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders")
+    sub.add_argument("--judges", nargs="+", required=True, metavar="NAME@WEIGHTS")
+    sub.add_argument("--out", required=True, type=Path, metavar="REPORT", help=".json")
+    sub.add_argument("--dtype", metavar="float32|bfloat16", help="compute type")
+    _add_overwrite(sub)
+
+
+# Small enough for two cores: the demo takes under two minutes there.
+_DEMO = {
+    "model": "slow_r50_tiny@actions",
+    "verifier": "x3d_xs@actions",
+    "judge": "timesformer_small@actions",
+    "label": "jumping jack",
+    "steps": 200,
+}
+
+
+def _add_demo(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    label = f"a synthetic action; {_DEMO['label']} by default"
+    add("--label", default=_DEMO["label"], metavar="CLASS", help=label)
+    add("--out", default="demo", metavar="DIR", help="folder of the run")
+    add("--steps", type=int, default=_DEMO["steps"], metavar="N")
+    add("--seed", type=int, default=0, metavar="N", help="of stimulus and noise")
     _add_overwrite(sub)
 
 
@@ -464,6 +535,7 @@ def _train(options: argparse.Namespace) -> int:
         weight_decay=options.weight_decay,
         flip=options.flip,
         evaluations=options.evaluations,
+        hints=options.hints,
     )
     if options.flip and options.data in _RENDERED:
         raise UserError(
@@ -472,7 +544,7 @@ def _train(options: argparse.Namespace) -> int:
     # All that can be refused is refused before the clips are read.
     classes = _classes("data", options)
     if options.eval_data:
-        _check_known(_classes("eval_data", options), classes, options)
+        _check_known("eval_data", _classes("eval_data", options), classes, options)
     clip = {"frames": options.frames, "size": options.size, "stride": options.stride}
     if options.start:
         started = loading.load_model(
@@ -484,10 +556,10 @@ def _train(options: argparse.Namespace) -> int:
             name, classes, **clip, dtype=options.dtype, seed=options.seed
         )
     synthesis.check_input(model)
-    data = _data("data", options, model.spec)
+    data = _data("data", options, model.spec, 256)  # of which moments are estimated
     held_out = None
     if options.eval_data:
-        held_out = _same_classes(_data("eval_data", options, model.spec), classes)
+        held_out = _same_classes(_data("eval_data", options, model.spec, 2000), classes)
     if isinstance(data, training.Clips):
         _say(f"{len(data.videos)} clips of {len(data.classes)} classes")
     began, report = time.monotonic(), None
@@ -522,7 +594,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _data(
-    argument: str, options: argparse.Namespace, spec: ModelSpec
+    argument: str, options: argparse.Namespace, spec: ModelSpec, count: int
 ) -> training.Clips | training.Renderings:
     source = getattr(options, argument)
     if source in _RENDERED:
@@ -532,8 +604,7 @@ def _data(
             size=spec.size,
             fps=stimuli.FPS / spec.stride,
         )
-        count = 256 if argument == "data" else 2000  # to train needs moments alone
-        return training.Renderings(draw, motions.CLASSES, count)
+        return training.Renderings(draw, motions.CLASSES, len(motions.JOINTS), count)
     return training.Clips(
         *stimuli.read_tree(
             source,
@@ -554,13 +625,17 @@ def _classes(argument: str, options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _check_known(
-    found: tuple[str, ...], classes: tuple[str, ...], options: argparse.Namespace
+    argument: str,
+    found: tuple[str, ...],
+    classes: tuple[str, ...],
+    options: argparse.Namespace,
 ) -> None:
     for name in found:
         if name not in classes:
+            given = f"{argument.replace('_', '-')}={getattr(options, argument)!r}"
             raise UserError(
-                f"eval-data={options.eval_data!r}: its class {name!r} is not in the"
-                f" training data; rename or remove it ({nearest(name, classes)})"
+                f"{given}: its class {name!r} is not one of the model's; rename or"
+                f" remove it ({nearest(name, classes)})"
             )
 
 
@@ -571,9 +646,95 @@ def _same_classes(
     if data.classes == classes:
         return data
     if isinstance(data, training.Renderings):
-        raise UserError("eval-data: has other classes than the training data")
+        raise UserError(
+            f"data: renderings are of the {len(data.classes)} synthetic actions, and"
+            f" the model has {len(classes)} classes; take another model or data"
+        )
     index = np.array([classes.index(name) for name in data.classes])
     return training.Clips(data.videos, index[data.labels], classes)
+
+
+def _accuracy(options: argparse.Namespace) -> int:
+    model = loading.load_model(options.model, dtype=options.dtype)
+    _check_known("data", _classes("data", options), model.spec.classes, options)
+    data = _same_classes(_data("data", options, model.spec, 2000), model.spec.classes)
+    probabilities = training.evaluate(model, data)
+    found = evaluation.accuracy(probabilities, data.labels, model.spec.classes)
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    table = Table(box=None, header_style="bold")
+    table.add_column("class")
+    table.add_column("accuracy", justify="right")
+    for name, value in sorted(found["classes"].items(), key=lambda item: item[1]):
+        table.add_row(name, f"{value:.1%}")
+    for name, value in found["reversed_pairs"].items():
+        table.add_row(f"{name}: which of the two", f"{value['choice']:.1%}")
+    table.add_row(f"all {found['clips']} clips", f"{found['top1']:.1%}", style="bold")
+    Console().print(table)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    if options.out.exists() and not options.overwrite:
+        raise UserError(f"out={str(options.out)!r}: exists; use --overwrite")
+    finished = {folder: runs.results(folder) for folder in options.runs}
+    judges = {name: _load("judges", name, options) for name in options.judges}
+    report: dict[str, Any] = {"versions": runs.versions(), "runs": {}}
+    columns = ("run", "judge", "stimuli", "videos", "reversed", "flip", "mirrored")
+    table = Table(*columns, "flip", box=None, header_style="bold")
+    for folder, run in finished.items():
+        rows: dict[str, Any] = {}
+        report["runs"][str(folder)] = rows
+        for name, model in judges.items():
+            row: dict[str, Any] = {}
+            rows[name] = row
+            for what in ("stimuli", "videos"):
+                clips = run[what]
+                if not len(clips):
+                    continue
+                truth = evaluation.truth(model, clips, run["classes"])
+                row[what] = evaluation.judge(model, clips, run["classes"]) | {
+                    "motion": evaluation.summary(truth),
+                    "truth": truth,
+                }
+            table.add_row(str(folder), name, *_shares(row))
+    runs.write_json(options.out, report)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print(
+        "stimuli, videos: seen as their class. reversed, mirrored: right of the two"
+        f" classes that are each other's; flip: the other after it. Rows: {options.out}"
+    )
+    return 0
+
+
+def _shares(row: dict[str, Any]) -> list[str]:
+    cells = []
+    for what in ("stimuli", "videos"):
+        verdict = row.get(what)
+        cells.append(f"{verdict['correct']}/{verdict['of']}" if verdict else "-")
+    for change in evaluation.CHANGES:
+        counts = row["videos"]["motion"].get(change)
+        for key in ("right", "flips"):
+            cells.append(f"{counts[key]}/{counts['of']}" if counts else "-")
+    return cells
+
+
+def _demo(options: argparse.Namespace) -> int:
+    """Runs the `synthesize` that it prints."""
+    arguments = ["synthesize", "--model", _DEMO["model"]]
+    arguments += ["--verifier", _DEMO["verifier"], "--judge", _DEMO["judge"]]
+    arguments += ["--stimulus", f"actions:{options.label}/{options.seed}"]
+    arguments += ["--steps", options.steps, "--seed", options.seed]
+    arguments += ["--preview-every", 0, "--out", options.out]
+    if options.overwrite:
+        arguments.append("--overwrite")
+    if options.label not in motions.CLASSES:
+        hint = nearest(options.label, motions.CLASSES)
+        raise UserError(f"label={options.label!r}: no synthetic action; {hint}")
+    command = [str(argument) for argument in arguments]
+    _say(shlex.join(["leaps-jax", *command]))
+    return _synthesize(_parser().parse_args(command))
 
 
 def _say(line: str) -> None:

@@ -29,7 +29,7 @@ import numpy as np
 import optax
 
 import leaps_jax
-from leaps_jax import checkpoints, render, synthesis, taps
+from leaps_jax import checkpoints, evaluation, render, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.stimuli import FPS
@@ -37,7 +37,7 @@ from leaps_jax.synthesis import Problem, Snapshot
 from leaps_jax.taps import Model
 
 _OWN = ["run.json", "metrics.jsonl", "videos.npz", "videos", "preview.mp4"]
-_OWN += ["index.html", "state"]
+_OWN += ["comparison.gif", "index.html", "state"]
 _LOG_EVERY = 10  # steps between two lines of metrics.jsonl
 
 
@@ -77,7 +77,7 @@ def execute(
     start = 0 if state is None else int(state.step[0])
     _keep_lines(folder / "metrics.jsonl", start)
     record |= {"status": "running", "step": start}
-    _write_json(folder / "run.json", record)
+    write_json(folder / "run.json", record)
 
     config, began = problem.config, time.monotonic()
     seconds_before, saved = record["seconds"], time.monotonic()
@@ -106,7 +106,7 @@ def execute(
             checkpoints.save_state(folder / "state", last.step, last.state())
             record |= {"status": "failed", "step": last.step, "error": str(error)}
             _write_results(folder, problem, last.state(), record, judges)
-            _write_json(folder / "run.json", record)
+            write_json(folder / "run.json", record)
             raise
     record["seconds"] = round(seconds_before + time.monotonic() - began, 2)
     if last is not None:
@@ -123,7 +123,7 @@ def execute(
         (folder / "metrics.jsonl").read_text().splitlines()[-1]
     )
     _write_results(folder, problem, final, record, judges)
-    _write_json(folder / "run.json", record)
+    write_json(folder / "run.json", record)
     return record
 
 
@@ -139,12 +139,15 @@ def _judged(
     }
     if new:
         videos = np.load(folder / "videos.npz")["videos"]
+        names = _class_names(problem)
         for role, model in new.items():
-            record["judges"][role] = judge(
-                model, videos, problem.model.spec.classes, problem.labels
-            )
-        _write_json(folder / "run.json", record)
+            record["judges"][role] = evaluation.judge(model, videos, names)
+        write_json(folder / "run.json", record)
     return record
+
+
+def _class_names(problem: Problem) -> list[str]:
+    return [problem.model.spec.classes[label] for label in problem.labels]
 
 
 def _contents(problem: Problem) -> dict[str, str | None]:
@@ -242,7 +245,7 @@ def _open(
             "devices": jax.device_count(),
             "seconds": 0.0,
         }
-        _write_json(record_path, record)
+        write_json(record_path, record)
     except OSError as error:
         raise UserError(
             f"out={str(folder)!r}: cannot be written ({error.strerror}); choose"
@@ -322,35 +325,6 @@ def _fps(problem: Problem) -> float:
     return FPS / problem.model.spec.stride
 
 
-def judge(
-    model: Model, videos: np.ndarray, classes: tuple[str, ...], labels: np.ndarray
-) -> dict[str, Any]:
-    """What a model sees in videos: class names, confidences, how many are right.
-
-    Args:
-      model: the judge; its classes are matched to the labels by name.
-      videos: (n, t, h, w, 3) pixels in [0, 1].
-      classes: names that `labels` index.
-      labels: (n,).
-    """
-    logits = np.concatenate(
-        [
-            np.asarray(taps.predict(model, videos[i : i + 8]))
-            for i in range(0, len(videos), 8)
-        ]
-    )
-    probabilities = np.asarray(jax.nn.softmax(logits))
-    seen = [model.spec.classes[i] for i in logits.argmax(1)]
-    wanted = [classes[label] for label in labels]
-    return {
-        "model": model.spec.name,
-        "correct": sum(a == b for a, b in zip(seen, wanted, strict=True)),
-        "of": len(wanted),
-        "seen": seen,
-        "confidence": _rounded(probabilities.max(1)),
-    }
-
-
 def _write_results(
     folder: Path,
     problem: Problem,
@@ -366,9 +340,9 @@ def _write_results(
     temporary = folder / ".videos.npz"
     np.savez(temporary, videos=videos, stimuli=stimuli, labels=problem.labels)
     os.replace(temporary, folder / "videos.npz")
+    classes = record["classes"] = _class_names(problem)
     record["judges"] = {
-        role: judge(model, videos, spec.classes, problem.labels)
-        for role, model in judges.items()
+        role: evaluation.judge(model, videos, classes) for role, model in judges.items()
     }
     reason = render.can_write()
     if reason:
@@ -382,7 +356,19 @@ def _write_results(
         if len(stimuli):
             path = folder / "videos" / f"{name}_stimulus.mp4"
             render.write_video(path, stimuli[number], _fps(problem))
+    if len(stimuli):
+        _write_comparison(folder, stimuli, videos, _fps(problem))
     _replace(folder / "index.html", _page(problem, record, names).encode())
+
+
+def _write_comparison(
+    folder: Path, stimuli: np.ndarray, videos: np.ndarray, fps: float
+) -> None:
+    """The first stimuli beside their videos, large enough to look at."""
+    shown = render.side_by_side(stimuli[:4], videos[:4])
+    times = max(1, round(240 / videos.shape[2]))
+    large = shown.repeat(times, axis=1).repeat(times, axis=2)
+    render.write_video(folder / "comparison.gif", large, fps)
 
 
 def _page(problem: Problem, record: Mapping[str, Any], names: list[str]) -> str:
@@ -425,7 +411,24 @@ td, th {{ text-align: left; padding: .4em 1em .4em 0; vertical-align: top }}
 """
 
 
-def _write_json(path: Path, value: Any) -> None:
+def results(folder: Path) -> dict[str, Any]:
+    """What a run made: `videos` and `stimuli` (n, t, h, w, 3), and n `classes`.
+
+    Raises:
+      UserError: there is no run, or it has no results yet.
+    """
+    try:
+        record = json.loads((folder / "run.json").read_text())
+        with np.load(folder / "videos.npz") as arrays:
+            found = {name: arrays[name] for name in ("videos", "stimuli")}
+        return found | {"classes": record["classes"]}
+    except (OSError, ValueError, KeyError):
+        what = "holds no finished run; give a folder that synthesize wrote"
+        raise UserError(f"run={str(folder)!r}: {what}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file that appears whole or not at all."""
     _replace(path, (json.dumps(value, indent=1) + "\n").encode())
 
 

@@ -6,7 +6,8 @@ of its `ModelSpec`. A place to read from is one of
 
 * a clip: `.mp4 .avi .mkv .webm .mov .m4v .gif`, `.npy`, `.npz`, or a folder of frames;
 * a folder of clips, or of class folders of clips (`<class>/<clip>`);
-* `tfds:NAME/SPLIT`, such as `tfds:ucf101/test` or `tfds:ucf101/ucf101_2/train[:10]`.
+* `tfds:NAME/SPLIT`, such as `tfds:ucf101/test` or `tfds:ucf101/ucf101_2/train[:10]`;
+* `actions:CLASS` or `actions:CLASS/SEED`, a rendering of a synthetic action.
 
 >>> stimuli = load_stimuli(["clip.mp4"], model.spec)  # doctest: +SKIP
 """
@@ -28,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from leaps_jax.actions import motions, scenes
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError, nearest
 from leaps_jax.video import resize_and_crop, sample_frames
@@ -39,6 +41,7 @@ _ARRAYS = (".npy", ".npz")
 _FRAMES = (".png", ".jpg", ".jpeg", ".webp")
 _ACCEPTED = f"{' '.join(_VIDEOS + _ARRAYS)} or a folder of {' '.join(_FRAMES)} frames"
 _TFDS = "tfds:"
+_ACTIONS = "actions:"
 FPS = 30  # frames a second that a model's stride counts in
 _LARGEST = 4 * 2**30  # bytes of one decoded clip; an hour of film is a mistake
 
@@ -120,7 +123,7 @@ def load_labelled(
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit={limit}: must be at least 1")
-    total, sources = _sources(paths, argument, data_dir)
+    total, sources = _sources(paths, argument, data_dir, spec)
     if limit is not None and limit < total:
         wanted = {i * total // limit for i in range(limit)}
         sources = (source for i, source in enumerate(sources) if i in wanted)
@@ -554,9 +557,12 @@ class _Source:
 
 
 def _sources(
-    paths: PathLike | Sequence[PathLike], argument: str, data_dir: PathLike | None
+    paths: PathLike | Sequence[PathLike],
+    argument: str,
+    data_dir: PathLike | None,
+    spec: ModelSpec | None = None,
 ) -> tuple[int, Iterator[_Source]]:
-    """The number of clips behind `paths`, and the clips."""
+    """The number of clips behind `paths`, and the clips; a rendering needs the spec."""
     total, parts = 0, []
 
     def of_file(clip: Clip) -> _Source:
@@ -568,11 +574,35 @@ def _sources(
             data = _TfdsData(str(path), data_dir, argument)
             total += data.count
             parts.append(data.sources())
+        elif str(path).startswith(_ACTIONS) and spec is not None:
+            total += 1
+            parts.append(iter([_rendering(str(path), spec, argument)]))
         else:
             clips = find_clips(path, argument=argument)
             total += len(clips)
             parts.append(map(of_file, clips))
     return total, itertools.chain(*parts)
+
+
+def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
+    """A synthetic action that is just as long as the model's window."""
+    name, _, seed = path.removeprefix(_ACTIONS).partition("/")
+    if name not in motions.CLASSES:
+        raise _error(argument, path, f"no such class; {nearest(name, motions.CLASSES)}")
+    if seed and not seed.isdecimal():
+        raise _error(argument, path, f"seed {seed!r} is no number; write {name}/7")
+
+    def read() -> tuple[np.ndarray, str]:
+        video, _ = scenes.clip(
+            jax.random.key(int(seed or 0)),
+            motions.CLASSES.index(name),
+            frames=spec.window,
+            size=spec.size,
+            fps=FPS,
+        )
+        return np.rint(np.asarray(video) * 255).astype(np.uint8), name
+
+    return _Source(path, read)
 
 
 def _in_threads(function: Callable[[_Source], Any], sources: Iterator[_Source]) -> Any:

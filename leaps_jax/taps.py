@@ -13,7 +13,7 @@ The leading axis of a tap is the video and its last axis the channel.
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -108,6 +108,22 @@ def apply(
       video: (b, t, h, w, 3), normalised.
       tap_filter: chooses the taps.
     """
+    logits, taps, _ = apply_mutable(module, variables, video, tap_filter)
+    return logits, taps
+
+
+def apply_mutable(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    video: jax.Array,
+    tap_filter: Filter,
+    mutable: Sequence[str] = (),
+    **options: Any,
+) -> tuple[jax.Array, dict[str, Tap], dict[str, Any]]:
+    """`apply` in training: returns the `mutable` collections too.
+
+    `options` go to the module: `train`, and `rngs`.
+    """
     calls: list[tuple[tuple[str, ...], str, int | None, int | None]] = []
 
     def recording(m: nn.Module, method: str) -> bool:
@@ -118,9 +134,14 @@ def apply(
         return True
 
     logits, mutated = module.apply(
-        variables, video, capture_intermediates=recording, mutable=["intermediates"]
+        variables,
+        video,
+        capture_intermediates=recording,
+        mutable=["intermediates", *mutable],
+        **options,
     )
-    tree = mutated.get("intermediates", {})
+    mutated = dict(mutated)
+    tree = mutated.pop("intermediates", {})
     total = collections.Counter((path, method) for path, method, *_ in calls)
     seen: collections.Counter = collections.Counter()
     taps = {}
@@ -134,7 +155,7 @@ def apply(
         if time_axis is None and value.ndim == 5:
             time_axis = 1
         taps[name] = Tap(name, value, time_axis, time_steps)
-    return logits.astype(jnp.float32), taps
+    return logits.astype(jnp.float32), taps, mutated
 
 
 def tap_names(model: Model) -> list[str]:

@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from leaps_jax import parallel, taps
 from leaps_jax import video as video_lib
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
-from leaps_jax.taps import Model
+from leaps_jax.taps import Model, Tap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Recipe:
       views: windows of a clip, evenly spaced, whose predictions are averaged in the
         evaluation.
       evaluations: how often in a run the held-out clips are looked at.
+      hints: weight of `hint_loss`, which tells tokens where the joints of a rendered
+        figure are; without it a small transformer does not find the figure.
       seed: of weights, order and augmentation.
     """
 
@@ -56,6 +59,7 @@ class Recipe:
     flip: bool = False
     views: int = 4
     evaluations: int = 10
+    hints: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,7 +71,7 @@ class Recipe:
 
 
 Batch = tuple[np.ndarray, ...]
-Views = Callable[..., tuple[jax.Array, jax.Array]]
+Views = Callable[..., tuple[jax.Array, jax.Array, jax.Array | None]]
 
 
 class Data(Protocol):
@@ -80,11 +84,19 @@ class Data(Protocol):
     @property
     def classes(self) -> tuple[str, ...]: ...
 
+    @property
+    def joints(self) -> int:
+        """How many are known of a figure; 0 where nothing is."""
+
     def batches(self, spec: ModelSpec, recipe: Recipe) -> Iterator[Batch]:
         """Endless batches, on the host, of what `views` takes."""
 
     def views(self, spec: ModelSpec, recipe: Recipe) -> Views:
-        """`(key, *batch) -> (pixels (b, t, h, w, 3), labels (b,))`, on a device."""
+        """`(key, *batch) -> (pixels, labels, joints)`, on a device.
+
+        Pixels are (b, t, h, w, 3), labels (b,), joints (b, t, joints, 2) x and y in
+        frame sizes, or None where they are not known.
+        """
 
     def windows(self, spec: ModelSpec, count: int) -> Iterator[np.ndarray]:
         """Clip by clip in order, what to evaluate on: pixels (count, t, h, w, 3)."""
@@ -97,6 +109,7 @@ class Clips:
     videos: Sequence[np.ndarray]
     labels: np.ndarray
     classes: tuple[str, ...]
+    joints: int = 0
 
     def batches(self, spec: ModelSpec, recipe: Recipe) -> Iterator[Batch]:
         """Endless windows: (b, t, H, W, 3) uint8, extents (b, 2), labels (b,).
@@ -130,7 +143,7 @@ class Clips:
 
         def views(key, videos, extents, labels):
             keys = jax.random.split(key, len(videos))
-            return jax.vmap(view)(keys, videos, extents), labels
+            return jax.vmap(view)(keys, videos, extents), labels, None
 
         return views
 
@@ -152,14 +165,17 @@ class Renderings:
     """Clips that are drawn on the devices: endless to train on, `count` to evaluate.
 
     Attributes:
-      draw: `(key, label) -> (t, size, size, 3)` pixels of the model's own clips.
+      draw: `(key, label) -> (pixels (t, size, size, 3), joints (t, joints, 2))` of
+        the model's own clips.
       classes: names that labels index.
+      joints: how many `draw` tells of.
       count: clips of an evaluation, which takes the classes in turn.
       seed: of the clips of an evaluation; those of a training have the recipe's.
     """
 
-    draw: Callable[[jax.Array, jax.Array], jax.Array]
+    draw: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
     classes: tuple[str, ...]
+    joints: int = 0
     count: int = 2000
     seed: int = 2**32 - 1
 
@@ -177,9 +193,9 @@ class Renderings:
         """A new clip for every label; the recipe's crops and colours are not used."""
 
         def views(key, labels):
-            return jax.vmap(self.draw)(
-                jax.random.split(key, len(labels)), labels
-            ), labels
+            keys = jax.random.split(key, len(labels))
+            pixels, joints = jax.vmap(self.draw)(keys, labels)
+            return pixels, labels, joints
 
         return views
 
@@ -191,7 +207,7 @@ class Renderings:
         for start in range(0, self.count, batch):
             # the last batch is filled up, so that nothing is compiled for it
             numbers = np.arange(start, start + batch)
-            pixels = draw(fold(numbers), numbers % len(self.classes))
+            pixels, _ = draw(fold(numbers), numbers % len(self.classes))
             yield from np.asarray(pixels)[: self.count - start, None]
 
 
@@ -257,33 +273,39 @@ def random_view(
     return jnp.clip(view, 0, 1)
 
 
-def make_train_step(module, spec: ModelSpec, recipe: Recipe, views: Views) -> Callable:
-    """`(state, *batch) -> (state, metrics)` for one device."""
-    optimizer = make_optimizer(recipe)
+HINTS = "hints"  # where the parameters keep the heads of `hint_loss`
 
-    def loss_fn(params, statistics, key, videos, labels):
-        variables = {"params": params} | statistics
-        logits, mutated = module.apply(
-            variables,
+
+def make_train_step(model: Model, recipe: Recipe, views: Views) -> Callable:
+    """`(state, *batch) -> (state, metrics)` for one device."""
+    optimizer, spec = make_optimizer(recipe), model.spec
+
+    def loss_fn(params, statistics, key, videos, labels, joints):
+        logits, found, mutated = taps.apply_mutable(
+            model.module,
+            {"params": params} | statistics,
             video_lib.normalize(videos, spec),
+            model.tap_filter,
+            list(statistics),
             train=True,
-            mutable=list(statistics),
             rngs={"dropout": key},
         )
         targets = optax.smooth_labels(
             jax.nn.one_hot(labels, spec.num_classes), recipe.label_smoothing
         )
-        loss = optax.softmax_cross_entropy(logits.astype(jnp.float32), targets).mean()
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        if recipe.hints:
+            loss += recipe.hints * hint_loss(params[HINTS], found, joints)
         return loss, (mutated, (logits.argmax(-1) == labels).mean())
 
     def train_step(state: TrainState, *batch):
         key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
         key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
         view_key, dropout_key = jax.random.split(key)
-        videos, labels = views(view_key, *batch)
+        videos, labels, joints = views(view_key, *batch)
         (loss, (statistics, accuracy)), gradient = jax.value_and_grad(
             loss_fn, has_aux=True
-        )(state.params, state.statistics, dropout_key, videos, labels)
+        )(state.params, state.statistics, dropout_key, videos, labels, joints)
         gradient, statistics, loss, accuracy = jax.lax.pmean(
             (gradient, statistics, loss, accuracy), parallel.AXIS
         )
@@ -299,6 +321,72 @@ def make_train_step(module, spec: ModelSpec, recipe: Recipe, views: Views) -> Ca
         return state, {"loss": loss, "accuracy": accuracy}
 
     return train_step
+
+
+def hint_loss(
+    head: Mapping[str, jax.Array], found: Mapping[str, Tap], joints: jax.Array
+) -> jax.Array:
+    """How badly a linear map of the last layer's tokens tells the joints of a figure.
+
+    Every token is asked which joints lie in it, and how they move. Zero for a perfect
+    answer, one for none.
+
+    Args:
+      head: "kernel" (c, joints + 2) and "bias" of the linear map.
+      found: taps of the network.
+      joints: (b, t, joints, 2) x and y in frame sizes.
+    """
+    tokens = _grid_tokens(found)
+    b, t, n, _ = tokens.shape
+    side = math.isqrt(n)
+    at = joints.reshape(b, t, -1, *joints.shape[2:]).mean(2) * side  # b t j 2 in cells
+    cells = jnp.stack(jnp.meshgrid(*[jnp.arange(side) + 0.5] * 2), -1).reshape(n, 2)
+    away = cells[:, None] - at[:, :, None]  # b t n j 2
+    near = jnp.exp(-jnp.square(away).sum(-1))
+    speed = jnp.gradient(at, axis=1)
+    motion = jnp.einsum("btnj,btjd->btnd", near, speed)
+    motion /= near.sum(-1, keepdims=True) + 0.1
+    answer = tokens @ head["kernel"] + head["bias"]
+    errors = [
+        jnp.square(told - truth).mean() / (jnp.square(truth).mean() + 1e-6)
+        for told, truth in (
+            (answer[..., :-2], near),
+            (answer[..., -2:], motion),
+        )
+    ]
+    return sum(errors, start=jnp.zeros(())) / len(errors)
+
+
+def _grid_tokens(found: Mapping[str, Tap]) -> jax.Array:
+    """The last tap that is a square grid at every time, (b, t, n, c) in float32."""
+    grids = []
+    for tap in found.values():
+        if tap.time_axis is None:
+            continue
+        z = tap.by_time()
+        z = z.reshape(*z.shape[:2], -1, z.shape[-1])
+        if math.isqrt(z.shape[2] - 1) ** 2 == z.shape[2] - 1:  # a class token first
+            z = z[:, :, 1:]
+        if z.shape[2] > 1 and math.isqrt(z.shape[2]) ** 2 == z.shape[2]:
+            grids.append(z.astype(jnp.float32))
+    if not grids:
+        raise UserError("hints: this model has no square grid of tokens at every time")
+    return grids[-1]
+
+
+def _with_hint_head(params: Mapping[str, Any], model: Model, joints: int) -> Any:
+    """Parameters with a linear map of zeros for `hint_loss`."""
+    spec = model.spec
+    video = jnp.zeros((1, spec.frames, spec.size, spec.size, 3))
+
+    def width(variables, video):
+        found = taps.apply(model.module, variables, video, model.tap_filter)[1]
+        return _grid_tokens(found)
+
+    channels = jax.eval_shape(width, model.variables, video).shape[-1]
+    outputs = joints + 2
+    head = {"kernel": jnp.zeros((channels, outputs)), "bias": jnp.zeros(outputs)}
+    return {**params, HINTS: head}
 
 
 def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
@@ -376,10 +464,14 @@ def train(
     devices = list(devices or jax.devices())
     if not len(data.labels):
         raise UserError("data: no clips; expected <class>/<clip> files")
+    if recipe.hints and not data.joints:
+        raise UserError(f"hints={recipe.hints}: only rendered data knows joints")
     if recipe.batch % len(devices):
         raise UserError(f"batch={recipe.batch}: must divide by {len(devices)} devices")
     spec, statistics = model.spec, dict(model.variables)
     params = statistics.pop("params")
+    if recipe.hints:
+        params = _with_hint_head(params, model, data.joints)
     state = TrainState(
         params, statistics, make_optimizer(recipe).init(params), jnp.zeros((), int)
     )
@@ -387,7 +479,7 @@ def train(
     source = data.batches(spec, recipe)
     first = next(source)
     step_fn = jax.pmap(
-        make_train_step(model.module, spec, recipe, data.views(spec, recipe)),
+        make_train_step(model, recipe, data.views(spec, recipe)),
         axis_name=parallel.AXIS,
         in_axes=(None, *[0] * len(first)),
         out_axes=None,
@@ -421,7 +513,8 @@ def train(
 
 
 def _variables(state: TrainState) -> Mapping[str, Any]:
-    return {"params": state.params} | dict(state.statistics)
+    params = {name: p for name, p in state.params.items() if name != HINTS}
+    return {"params": params} | dict(state.statistics)
 
 
 def _ahead(source: Iterator, count: int = 3) -> Iterator:

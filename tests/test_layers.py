@@ -20,7 +20,7 @@ LAYERS = [
     {"objectives", "checkpoints", "conversion.rules", "parallel"},
     {"zoo", "synthesis"},
     {"conversion.namings"},
-    {"stimuli", "render", "training", "conversion.sources", "progress"},
+    {"stimuli", "render", "training", "evaluation", "conversion.sources", "progress"},
     {"loading"},
     {"runs"},
     {"cli"},

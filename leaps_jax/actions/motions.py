@@ -525,7 +525,11 @@ class Action(NamedTuple):
 
 
 def perform(
-    label: jax.Array, body: Body, style: Style, facing: jax.Array, clock: Clock
+    label: jax.typing.ArrayLike,
+    body: Body,
+    style: Style,
+    facing: jax.Array,
+    clock: Clock,
 ) -> Action:
     """One person's performance of a class.
 

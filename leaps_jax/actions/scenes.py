@@ -445,7 +445,12 @@ def _shadow(action: motions.Action, camera: Camera, time, pixels) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("frames", "size", "fps"))
 def render(
-    key: jax.Array, label: jax.Array, *, frames: int = 16, size: int = 112, fps=15.0
+    key: jax.Array,
+    label: jax.typing.ArrayLike,
+    *,
+    frames: int = 16,
+    size: int = 112,
+    fps=15.0,
 ) -> Scene:
     """One clip of a class, everything else drawn at random.
 
@@ -496,19 +501,32 @@ def render(
     )
 
 
-def video(
-    key: jax.Array, label: jax.Array, *, frames: int = 16, size: int = 112, fps=15.0
-) -> jax.Array:
-    """The pixels of `render` alone: (frames, size, size, 3)."""
-    return render(key, label, frames=frames, size=size, fps=fps).video
+def clip(
+    key: jax.Array,
+    label: jax.typing.ArrayLike,
+    *,
+    frames: int = 16,
+    size: int = 112,
+    fps=15.0,
+) -> tuple[jax.Array, jax.Array]:
+    """What a training needs of `render`.
+
+    Returns:
+      Pixels (frames, size, size, 3), and joints (frames, joints, 2) in frame sizes.
+    """
+    scene = render(key, label, frames=frames, size=size, fps=fps)
+    return scene.video, scene.joints / size
 
 
-def still(key: jax.Array, label: jax.Array, **options) -> jax.Array:
-    """A clip in which one frame of `video`, any of them, stands still.
+def still(
+    key: jax.Array, label: jax.typing.ArrayLike, **options
+) -> tuple[jax.Array, jax.Array]:
+    """A clip in which one frame of `clip`, any of them, stands still.
 
     What a model learns from such clips is what single frames tell of a class: the
     control for every claim about motion.
     """
-    clip = video(key, label, **options)
-    frame = jax.random.randint(jax.random.fold_in(key, 1), (), 0, len(clip))
-    return jnp.broadcast_to(clip[frame], clip.shape)
+    video, joints = clip(key, label, **options)
+    frame = jax.random.randint(jax.random.fold_in(key, 1), (), 0, len(video))
+    frozen = [jnp.broadcast_to(x[frame], x.shape) for x in (video, joints)]
+    return frozen[0], frozen[1]

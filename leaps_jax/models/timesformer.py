@@ -19,7 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax.models.layers import LayerNorm, Mlp, attend, truncated_normal
+from leaps_jax.models.layers import (
+    LayerNorm,
+    Mlp,
+    attend,
+    truncated_normal,
+    xavier_uniform,
+)
 
 
 class Attention(nn.Module):
@@ -32,14 +38,14 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         qkv = nn.Dense(
-            3 * width, dtype=self.dtype, kernel_init=truncated_normal, name="qkv"
+            3 * width, dtype=self.dtype, kernel_init=xavier_uniform, name="qkv"
         )(x)
         # the rows of torch's matrix are ordered q, k, v, then head, then channel
         qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, width // self.heads)
         q, k, v = (qkv[..., i, :, :] for i in range(3))  # ... n heads d
         x = attend(q, k, v).reshape(x.shape)
         return nn.Dense(
-            width, dtype=self.dtype, kernel_init=truncated_normal, name="proj"
+            width, dtype=self.dtype, kernel_init=xavier_uniform, name="proj"
         )(x)
 
 
@@ -48,7 +54,6 @@ class Block(nn.Module):
 
     heads: int
     hidden: int
-    first: bool
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -61,11 +66,9 @@ class Block(nn.Module):
         x = Attention(self.heads, self.dtype, name="temporal_attention")(
             x.swapaxes(1, 2)  # b n t c
         ).swapaxes(1, 2)
-        # the later blocks start without temporal attention, as upstream initialises
-        # them, so that training starts from an image network
-        init = truncated_normal if self.first else nn.initializers.zeros_init()
-        dense = nn.Dense(c, dtype=self.dtype, kernel_init=init, name="temporal_dense")
-        patches = patches + dense(x)
+        patches = patches + nn.Dense(
+            c, dtype=self.dtype, kernel_init=xavier_uniform, name="temporal_dense"
+        )(x)
 
         # every frame sees its own copy of the class token; the copies are averaged
         copies = jnp.broadcast_to(class_token[:, None], (b, t, 1, c))
@@ -134,7 +137,7 @@ class TimeSformer(nn.Module):
         shape = (1, 1 + grid * grid, c)
         position = self.param("position_embedding", truncated_normal, shape)
         shape = (1, self.frames, c)
-        time = self.param("time_embedding", nn.initializers.zeros_init(), shape)
+        time = self.param("time_embedding", truncated_normal, shape)
 
         rows, columns = _nearest(grid, h // patch), _nearest(grid, w // patch)
         space = position[:, 1:].reshape(grid, grid, c)[rows][:, columns]
@@ -146,7 +149,7 @@ class TimeSformer(nn.Module):
         block = nn.remat(Block) if self.remat else Block
         for i in range(self.depth):
             class_token, patches = block(
-                self.heads, 4 * c, i == 0, self.dtype, name=f"block{i}"
+                self.heads, 4 * c, self.dtype, name=f"block{i}"
             )(class_token, patches)
         x = jnp.concatenate([class_token, patches.reshape(b, -1, c)], axis=1)
         x = LayerNorm(name="norm")(x)[:, 0].astype(jnp.float32)

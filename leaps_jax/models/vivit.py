@@ -21,10 +21,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from leaps_jax.models.layers import LayerNorm, Mlp, Size3, attend, truncated_normal
-
-# of all matrices in the blocks: narrow networks learn far slower from normal(0.02)
-xavier_uniform = nn.initializers.xavier_uniform()
+from leaps_jax.models.layers import (
+    LayerNorm,
+    Mlp,
+    Size3,
+    attend,
+    truncated_normal,
+    xavier_uniform,
+)
 
 
 class TubeletEmbedding(nn.Module):
@@ -91,7 +95,7 @@ class Block(nn.Module):
         y = LayerNorm(time_axis=1, time_steps=self.steps, name="norm")(x)
         x = x + Attention(self.heads, self.dtype, name="attention")(y)
         y = LayerNorm(time_axis=1, time_steps=self.steps, name="mlp_norm")(x)
-        return x + Mlp(self.hidden, True, xavier_uniform, self.dtype, name="mlp")(y)
+        return x + Mlp(self.hidden, tanh_gelu=True, dtype=self.dtype, name="mlp")(y)
 
 
 class Encoder(nn.Module):
