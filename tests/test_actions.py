@@ -318,6 +318,14 @@ def test_collections_differ():
         assert all(np.abs(video - v.astype(int)).mean() > 5 for v in drawn[:i])
 
 
+def test_a_stride_counts_in_frames_of_a_thirtieth():
+    settings, label = gallery.Settings(3, 28, stride=2), CLASSES.index("boxing")
+    source = gallery.draw(settings, "test", label, 3)
+    key = gallery.key_of(settings.seed, "test", label, 3)
+    seen = scenes.render(key, label, frames=4, size=112, fps=15.0).joints_3d
+    np.testing.assert_allclose(source.joints_3d[::2], seen[:3], atol=1e-5)
+
+
 # TensorFlow Datasets.
 
 

@@ -5,9 +5,9 @@ number, and is rendered from those alone; no two collections share one. Frames a
 a second, `stride` times as many as a model takes, so that a model with this stride
 sees what a rendering at 30 / stride frames a second shows.
 
->>> settings = Settings(frames=4, size=32)
->>> draw(settings, "train", label=0, number=7).video.shape
-(8, 32, 32, 3)
+>>> settings = Settings(frames=16, size=112, stride=2)
+>>> draw(settings, "train", label=0, number=7).video.shape  # doctest: +SKIP
+(32, 112, 112, 3)
 """
 
 import dataclasses
@@ -60,6 +60,14 @@ class Settings:
         return self.frames * self.stride
 
 
+def key_of(seed: int, collection: str, label: int, number: int) -> jax.Array:
+    """The key from which a clip is rendered."""
+    key = jax.random.key(seed)
+    for part in (COLLECTIONS.index(collection), label, number):
+        key = jax.random.fold_in(key, part)
+    return key
+
+
 def draw(settings: Settings, collection: str, label: int, number: int) -> scenes.Scene:
     """Renders one clip with its ground truth.
 
@@ -72,11 +80,12 @@ def draw(settings: Settings, collection: str, label: int, number: int) -> scenes
     Returns:
       A scene of numpy arrays, the video (t, h, w, 3) uint8.
     """
-    key = jax.random.key(settings.seed)
-    for part in (COLLECTIONS.index(collection), label, number):
-        key = jax.random.fold_in(key, part)
     scene = scenes.render(
-        key, label, frames=settings.source_frames, size=settings.size, fps=FPS
+        key_of(settings.seed, collection, label, number),
+        label,
+        frames=settings.source_frames,
+        size=settings.size,
+        fps=FPS,
     )
     scene = jax.tree.map(np.asarray, scene)
     return scene._replace(video=np.rint(scene.video * 255).astype(np.uint8))
