@@ -120,6 +120,14 @@ def test_the_figure_covers_its_joints(sharp):
     assert all(0.005 < scene.figure.mean() < 0.3 for scene in sharp)
 
 
+def test_up_is_up_and_right_is_right():
+    head, ankle = JOINTS.index("head"), JOINTS.index("left ankle")
+    for name, way in {"walking left": -1, "walking right": 1}.items():
+        joints = clip(name).joints
+        assert (joints[:, head, 1] < joints[:, ankle, 1] - 20).all()
+        assert way * (joints[-1, head, 0] - joints[0, head, 0]) > 20
+
+
 def test_the_flow_is_how_the_joints_move(sharp):
     errors, moves = [], []
     for scene in sharp:
