@@ -32,7 +32,7 @@ from leaps_jax import (
     training,
     zoo,
 )
-from leaps_jax.actions import motions, scenes
+from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.config import PRESETS, Config, ModelSpec
 from leaps_jax.errors import UserError, nearest
 from leaps_jax.progress import Steps, interruptible
@@ -158,6 +158,14 @@ def _parser() -> argparse.ArgumentParser:
         _demo,
     )
     _add_demo(sub)
+
+    sub = command(
+        "actions",
+        "See the synthetic actions: a contact sheet, clips, and a data set for TFDS.",
+        "leaps-jax actions --out actions/ --clips 4",
+        _actions,
+    )
+    _add_actions(sub)
     return parser
 
 
@@ -345,6 +353,32 @@ def _add_demo(sub: argparse.ArgumentParser) -> None:
     add("--out", default="demo", metavar="DIR", help="folder of the run")
     add("--steps", type=int, default=_DEMO["steps"], metavar="N")
     add("--seed", type=int, default=0, metavar="N", help="of stimulus and noise")
+    _add_overwrite(sub)
+
+
+def _add_actions(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    default = gallery.Settings()
+    add("--out", type=Path, metavar="DIR", help="folder of the contact sheet")
+    add(
+        "--clips",
+        type=int,
+        metavar="N",
+        help="clips of each class: as DIR/clips/<class>/<clip>.mp4, none by default;"
+        " with --tfds, to train on, 100 by default, and a fifth as many to test on",
+    )
+    add("--frames", type=int, default=default.frames, metavar="N", help="of a model")
+    add("--size", type=int, default=default.size, metavar="N", help="pixels")
+    add(
+        "--stride",
+        type=int,
+        default=default.stride,
+        metavar="N",
+        help=f"of a model; clips have frames * stride frames, {stimuli.FPS} a second",
+    )
+    add("--seed", type=int, default=default.seed, metavar="N", help="of every draw")
+    add("--tfds", action="store_true", help="write the data set tfds:synthetic_actions")
+    add("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
     _add_overwrite(sub)
 
 
@@ -735,6 +769,46 @@ def _demo(options: argparse.Namespace) -> int:
     command = [str(argument) for argument in arguments]
     _say(shlex.join(["leaps-jax", *command]))
     return _synthesize(_parser().parse_args(command))
+
+
+def _actions(options: argparse.Namespace) -> int:
+    if options.out is None and not options.tfds:
+        raise UserError("out: missing; name a folder, or write a data set with --tfds")
+    settings = gallery.Settings(
+        options.frames, options.size, options.stride, options.seed
+    )
+    clips, to_train = (_given(options.clips, n) for n in (0, dataset.CLIPS))
+    place: dict[str, Any] = {"data_dir": options.data_dir}
+    place["overwrite"] = options.overwrite
+    if options.out is not None:
+        gallery.check(options.out, clips, options.overwrite)
+    if options.tfds:
+        dataset.check(settings, to_train, **place)
+    if options.out is not None:
+        with Steps("render", gallery.total(clips)) as steps:
+            lacking = gallery.write_folder(
+                options.out,
+                settings,
+                clips,
+                overwrite=options.overwrite,
+                progress=lambda done: steps.update(done, {}),
+            )
+        if lacking:
+            _say(f"no sheet.mp4: {lacking}")
+        if clips:
+            print(f"wrote {options.out / 'clips'}; use it as --data or --stimulus")
+        print(f"results: {options.out / 'sheet.png'}")
+    if options.tfds:
+        with Steps("render", dataset.total(to_train)) as steps:
+            name = dataset.write(
+                settings,
+                to_train,
+                **place,
+                progress=lambda done: steps.update(done, {}),
+            )
+        there = f" --data-dir {options.data_dir}" if options.data_dir else ""
+        print(f"wrote tfds:{name}; use it as --data tfds:{name}/train{there}")
+    return 0
 
 
 def _say(line: str) -> None:

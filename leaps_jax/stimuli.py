@@ -451,7 +451,7 @@ class _TfdsData:
         if not dataset or not self.split:
             raise self.error("write tfds:NAME/SPLIT, for example tfds:ucf101/test")
         with self._errors(f"cannot open the data set {dataset!r}"):
-            self.tfds = _import_tfds()
+            self.tfds = import_tfds()
             where = None if data_dir is None else os.fspath(data_dir)
             self.builder = self.tfds.builder(dataset, data_dir=where)
             self.builder.download_and_prepare()  # nothing where it is prepared already
@@ -534,7 +534,12 @@ class _TfdsData:
             raise self.error(f"{what} ({reason}); check {where}") from None
 
 
-def _import_tfds() -> Any:
+def import_tfds() -> Any:
+    """TensorFlow Datasets, quiet and off the GPUs.
+
+    Raises:
+      ImportError: it or TensorFlow is missing.
+    """
     # Silences TensorFlow's greeting; it is here to read files, not to be fast.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

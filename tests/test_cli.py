@@ -20,7 +20,7 @@ mediapy = pytest.importorskip("mediapy")
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 
 CLASSES = ("bend", "jack", "run")
-COMMANDS = ("models", "convert", "synthesize", "train")
+COMMANDS = ("models", "convert", "synthesize", "train", "actions")
 
 
 class RunsCode:

@@ -21,7 +21,9 @@ LAYERS = [
     {"zoo", "synthesis"},
     {"conversion.namings"},
     {"stimuli", "render", "training", "evaluation", "conversion.sources", "progress"},
-    {"loading"},
+    {"loading", "contact_sheet"},
+    {"actions.gallery"},
+    {"actions.dataset"},
     {"runs"},
     {"cli"},
     {"__main__"},
@@ -37,6 +39,7 @@ KEPT = {
     "tensorflow": {"stimuli"},
     "mediapy": {"stimuli", "render"},
     "imageio_ffmpeg": {"stimuli", "render"},
+    "PIL": {"stimuli", "contact_sheet"},
     "rich": {"progress", "cli"},
 }
 

@@ -24,7 +24,7 @@ def test_the_table_of_models_is_the_zoo():
 
 def test_every_option_of_readme_exists(capsys):
     helped = ""
-    for command in ("models", "convert", "synthesize", "train"):
+    for command in ("models", "convert", "synthesize", "train", "actions"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
         helped += capsys.readouterr().out

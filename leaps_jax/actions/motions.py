@@ -12,6 +12,7 @@ the frames of the two have one distribution, and only their order tells them apa
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -162,7 +163,7 @@ def _run(clock: Clock, style: Style) -> Pose:
         knee=knee,
         upper=arm,
         fore=arm + 1.6,
-        advance=2.0 * style.tempo * (clock.time - clock.total / 2),
+        advance=1.7 * style.tempo * (clock.time - clock.total / 2),
         lean=_still(clock, 0.2),
         jump=0.1 * jnp.square(jnp.sin(angle + 0.6)),
     )
@@ -323,8 +324,9 @@ def _hop(clock: Clock, style: Style) -> Pose:
 
 
 def _juggle(clock: Clock, style: Style) -> Pose:
-    angle = clock.angle(0.9, style)
-    # a hand rises to throw inwards and sinks to catch further out
+    # a hand rises to throw inwards and sinks to catch further out, in time with the
+    # three balls of `_juggled`
+    angle = 3 * clock.angle(1.35, style) - 0.6 * PI
     return standing(clock)._replace(
         upper=_both(_still(clock, 0.25)),
         upper_out=_both(_still(clock, 0.2)),
@@ -422,11 +424,13 @@ def _thrown(joints: jax.Array, clock: Clock, style: Style):
     release = (until.start + 0.75 * until.length) * clock.total
     since = jnp.maximum(clock.time - release, 0.0)[:, None]
     flying = clock.time > release
-    last = jnp.argmin(jnp.where(flying, jnp.inf, release - clock.time))
-    origin = held[last]  # where the ball was last held
+    order = jnp.argsort(clock.time)
+    at_release = functools.partial(jnp.interp, release, clock.time[order])
+    origin = jax.vmap(at_release, 1)(held[order])
     path = since * jnp.array([0.0, 1.2, 3.2]) * style.tempo
     path += jnp.square(since) * jnp.array([0.0, -4.9, 0.0])
-    return _one_ball(jnp.where(flying[:, None], origin + path, held), 0.125)
+    ball = jnp.where(flying[:, None], origin + path, held)
+    return _one_ball(ball.at[:, 1].max(0.125), 0.125)  # then it rolls
 
 
 def _at(joints: jax.Array, name: str) -> jax.Array:

@@ -57,7 +57,7 @@ class Capsules(NamedTuple):
 
 
 class Camera(NamedTuple):
-    """Where it stands and how it moves: scalars, and `pan`, `shake` (2,)."""
+    """Where it stands and how it moves: scalars, and `pan`, `pan_speed` (2,)."""
 
     distance: jax.Array
     elevation: jax.Array
@@ -467,6 +467,8 @@ def render(
     keys = jax.random.split(key, 9)
     time = jnp.arange(frames) / fps
     clock = Clock(time, jnp.maximum(time[-1], 1e-3))
+    # drifts start in the middle of the clip: a first frame must not look like one
+    drift = time - time[-1] / 2
     camera = draw_camera(keys[0])
     action = motions.perform(
         label,
@@ -481,16 +483,16 @@ def render(
     )
     steps = (jnp.arange(size) + 0.5) / size - 0.5
     pixels = jnp.stack(jnp.meshgrid(steps, steps), -1)  # h w (x, y)
-    behind = background(keys[5], camera, time, pixels)
-    behind = jnp.clip(behind, 0, 1) * (1 - _shadow(action, camera, time, pixels))
-    capsules = _joined(person(action, draw_colours(keys[6])), clutter(keys[7], time))
+    behind = background(keys[5], camera, drift, pixels)
+    behind = jnp.clip(behind, 0, 1) * (1 - _shadow(action, camera, drift, pixels))
+    capsules = _joined(person(action, draw_colours(keys[6])), clutter(keys[7], drift))
     angle, grain, gain = jax.random.uniform(keys[8], (3,), minval=-1.0)
     light = jnp.array([jnp.sin(angle), -0.6, 0.7])
     light /= jnp.linalg.norm(light)
-    video, figure, flow = paint(capsules, camera, time, pixels, behind, light)
+    video, figure, flow = paint(capsules, camera, drift, pixels, behind, light)
     noise = jax.random.normal(jax.random.fold_in(keys[8], 1), video.shape)
     video = video * (1 + 0.15 * gain) + 0.02 * jnp.abs(grain) * noise
-    joints, _ = project(camera, jnp.moveaxis(action.joints, 1, 0), time)
+    joints, _ = project(camera, jnp.moveaxis(action.joints, 1, 0), drift)
     return Scene(
         video=jnp.clip(video, 0, 1),
         label=jnp.asarray(label),
