@@ -120,6 +120,31 @@ def conv(
     )
 
 
+class ConvStem(nn.Module):
+    """Convolutions before the patches of a transformer are cut.
+
+    Each halves height and width; the last sees three frames. With them a small
+    transformer learns from scratch what it does not learn from plain patches (Xiao et
+    al., "Early convolutions help transformers see better", arXiv:2106.14881).
+
+    Attributes:
+      widths: channels after each convolution.
+      dtype: compute type, None for float32.
+    """
+
+    widths: tuple[int, ...]
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (b, t, h, w, c) to (b, t, h / 2^n, w / 2^n, widths[-1])."""
+        for i, width in enumerate(self.widths):
+            kernel = (3 if i == len(self.widths) - 1 else 1, 3, 3)
+            x = conv(width, kernel, (1, 2, 2), dtype=self.dtype, name=f"conv{i}")(x)
+            x = nn.gelu(LayerNorm(time_axis=1, name=f"norm{i}")(x))
+        return x
+
+
 class DepthwiseConv(nn.Module):
     """A bias-free 3D convolution of every channel by itself, padded as `conv`.
 

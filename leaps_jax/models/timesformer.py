@@ -5,8 +5,8 @@ and no norm ever sees frames or patches folded into the batch.
 
 >>> import jax, jax.numpy as jnp
 >>> fields = VARIANTS["timesformer_small"]
->>> model = TimeSformer(num_classes=5, frames=4, size=28, **fields)
->>> video = jnp.zeros((1, 4, 28, 28, 3))
+>>> model = TimeSformer(num_classes=5, frames=4, size=32, **fields)
+>>> video = jnp.zeros((1, 4, 32, 32, 3))
 >>> logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), video)
 >>> logits.shape
 (1, 5)
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax.models.layers import (
+    ConvStem,
     LayerNorm,
     Mlp,
     attend,
@@ -98,6 +99,7 @@ class TimeSformer(nn.Module):
       depth: blocks.
       width: channels of a token.
       heads: of attention.
+      stem: widths of a `ConvStem`; there is none in the paper.
       dropout: rate before the classifier, in training.
       dtype: compute type of matrix products, None for float32; parameters are float32.
       remat: recompute each block in the backward pass instead of keeping it.
@@ -110,6 +112,7 @@ class TimeSformer(nn.Module):
     depth: int = 12
     width: int = 768
     heads: int = 12
+    stem: tuple[int, ...] = ()
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
     remat: bool = False
@@ -129,9 +132,12 @@ class TimeSformer(nn.Module):
                 f"size={odd}: TimeSformer cuts frames into patches of {patch} pixels;"
                 f" use a multiple of {patch}"
             )
+        # the stem's convolutions do a part of the patches' shrinking
+        x = ConvStem(self.stem, self.dtype, name="stem")(video)
+        left = patch // 2 ** len(self.stem)
         patches = nn.Conv(  # frame by frame
-            c, (patch, patch), (patch, patch), dtype=self.dtype, name="patch_embedding"
-        )(video).reshape(b, t, -1, c)
+            c, (left, left), (left, left), dtype=self.dtype, name="patch_embedding"
+        )(x).reshape(b, t, -1, c)
         shape = (1, 1, c)
         class_token = self.param("class_token", truncated_normal, shape)
         shape = (1, 1 + grid * grid, c)
@@ -170,6 +176,12 @@ def _nearest(have: int, want: int) -> np.ndarray:
 # Table 1 and section 4 of arXiv:2102.05095 (ViT-Base, 8 frames at 224 pixels).
 VARIANTS: dict[str, dict[str, Any]] = {
     "timesformer": {"patch": 16, "depth": 12, "width": 768, "heads": 12},
-    # this project's: for small data sets, 8 x 8 patches at 112 pixels
-    "timesformer_small": {"patch": 14, "depth": 6, "width": 192, "heads": 3},
+    # this project's, to train from scratch: 7 x 7 patches at 112 pixels
+    "timesformer_small": {
+        "patch": 16,
+        "depth": 6,
+        "width": 192,
+        "heads": 3,
+        "stem": (24, 48, 96),
+    },
 }

@@ -7,8 +7,8 @@ axis of its own, (b, t, n, c), and is never folded into the batch.
 
 >>> import jax, jax.numpy as jnp
 >>> fields = VARIANTS["vivit_small"]
->>> model = ViViT(num_classes=5, frames=4, size=28, **fields)
->>> video = jnp.zeros((1, 4, 28, 28, 3))
+>>> model = ViViT(num_classes=5, frames=4, size=32, **fields)
+>>> video = jnp.zeros((1, 4, 32, 32, 3))
 >>> logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), video)
 >>> logits.shape
 (1, 5)
@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from leaps_jax.models.layers import (
+    ConvStem,
     LayerNorm,
     Mlp,
     Size3,
@@ -158,6 +159,7 @@ class ViViT(nn.Module):
       width: channels of a token.
       heads: of attention.
       hidden: channels inside the MLPs.
+      stem: widths of a `ConvStem`; there is none in the paper.
       dropout: rate before the classifier, in training.
       dtype: compute type of matrix products, None for float32; parameters are float32.
       remat: recompute each block in the backward pass instead of keeping it.
@@ -172,6 +174,7 @@ class ViViT(nn.Module):
     width: int = 768
     heads: int = 12
     hidden: int = 3072
+    stem: tuple[int, ...] = ()
     dropout: float = 0.0
     dtype: jnp.dtype | None = None
     remat: bool = False
@@ -191,10 +194,14 @@ class ViViT(nn.Module):
                     f"clip of {have} (frames x height x width): ViViT cuts it into"
                     f" tubelets of {need}; use a multiple of each"
                 )
+        # the stem's convolutions do a part of the tubelet's shrinking
+        i, j, k = self.tubelet
+        done = 2 ** len(self.stem)
+        x = ConvStem(self.stem, self.dtype, name="stem")(video)
         embedding = TubeletEmbedding(
-            self.width, self.tubelet, self.dtype, name="tubelet_embedding"
+            self.width, (i, j // done, k // done), self.dtype, name="tubelet_embedding"
         )
-        tokens = embedding(video)  # b t h w c
+        tokens = embedding(x)  # b t h w c
 
         def encoder(name: str, grid: tuple[int, ...], depth: int) -> Encoder:
             sizes = (depth, self.heads, self.hidden, self.dtype, self.remat)
@@ -239,14 +246,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "heads": 16,
         "hidden": 4096,
     },
-    # this project's: for small data sets, 8 x 8 x 8 tubelets at 16 frames, 112 pixels;
-    # its MLPs keep it under 2.9 M parameters
+    # this project's, to train from scratch: 8 x 7 x 7 tubelets of 16 frames at 112
+    # pixels; its MLPs keep it under 2.9 M parameters
     "vivit_small": {
-        "tubelet": (2, 14, 14),
+        "tubelet": (2, 16, 16),
         "depth": 4,
         "temporal_depth": 2,
         "width": 192,
         "heads": 3,
         "hidden": 704,
+        "stem": (24, 48, 96),
     },
 }
