@@ -10,6 +10,8 @@ VERSION = re.search(
     r'__version__ = "(.+?)"', (HERE / "leaps_jax" / "__init__.py").read_text()
 ).group(1)
 
+SHIPPED = "leaps_jax.shipped"  # weights, no modules
+
 EXTRAS = {
     # Reading TFDS data sets with video needs TensorFlow; the rest does not.
     "tfds": [
@@ -32,8 +34,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["leaps_jax", "leaps_jax.*"]),
-    package_data={"leaps_jax": ["*.txt", "py.typed"]},
+    # checkpoints/ is installed inside the package, where `loading` finds it
+    packages=[*find_packages(include=["leaps_jax", "leaps_jax.*"]), SHIPPED],
+    package_dir={SHIPPED: "checkpoints"},
+    package_data={"leaps_jax": ["*.txt", "py.typed"], SHIPPED: ["*@*/**"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

@@ -21,9 +21,9 @@ from leaps_jax.conversion import namings, rules, sources
 from leaps_jax.errors import UserError, nearest
 from leaps_jax.taps import Model, Moments
 
-# `<model>@<weights>` folders: in the package, and in a checkout beside it.
+# `<model>@<weights>` folders: of an installed package, and of a checkout.
 _PACKAGE = Path(__file__).resolve().parent
-SHIPPED = (_PACKAGE / "checkpoints", _PACKAGE.parent / "checkpoints")
+SHIPPED = (_PACKAGE / "shipped", _PACKAGE.parent / "checkpoints")
 
 
 def convert(
