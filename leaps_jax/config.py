@@ -70,6 +70,9 @@ class ModelSpec:
         raise UserError(f"label={text!r}: not a class of {self.name}; {hint}")
 
 
+_SPREADS = ("blur", "temporal_blur", "noise")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Every number of a synthesis.
@@ -91,6 +94,10 @@ class Config:
       temporal_roll: largest shift in frames, 0 for none.
       flip: mirror half of the videos at each step; leave off for classes that a
         mirror changes.
+      blur: standard deviation in pixels by which gradients are smoothed over height and
+        width, 0 for not at all; large shapes then grow before fine texture does.
+      temporal_blur: likewise over time, in frames.
+      noise: standard deviation of the noise to start from.
       init: start from "noise" or from the "stimulus".
       octaves: scales that the run goes through, coarse to fine; 1 for the frame alone.
       octave_scale: from one octave to the next.
@@ -115,6 +122,9 @@ class Config:
     roll: float = 30 / 182
     temporal_roll: int = 0
     flip: bool = False
+    blur: float = 0.0
+    temporal_blur: float = 0.0
+    noise: float = 1.0
     init: str = "noise"
     octaves: int = 1
     octave_scale: float = 1.4
@@ -128,7 +138,14 @@ class Config:
         for name in ("steps", "steps_per_call", "octaves", "octave_scale"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("learning_rate", "warmup", "margin", "roll", "temporal_roll"):
+        for name in (
+            "learning_rate",
+            "warmup",
+            "margin",
+            "roll",
+            "temporal_roll",
+            *_SPREADS,
+        ):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)}: must not be negative")
         for name in ("beta1", "beta2"):

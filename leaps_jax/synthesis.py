@@ -88,9 +88,24 @@ def make_optimizer(config: Config, spec: ModelSpec) -> optax.GradientTransformat
         end_value=min(config.final_learning_rate, config.learning_rate),
     )
     return optax.chain(
+        optax.stateless(lambda gradient, _: smooth(gradient, config)),
         optax.scale(spec.frames * spec.size**2 * 3),
         optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=1e-2),
     )
+
+
+def smooth(gradient: jax.Array, config: Config) -> jax.Array:
+    """A gradient (t, h, w, c) under the Gaussian of `blur` and `temporal_blur`."""
+    widths = (config.temporal_blur, config.blur, config.blur)
+    for axis, width in enumerate(widths):
+        if width:
+            places = np.arange(gradient.shape[axis])
+            away = places[:, None] - places
+            kernel = np.exp(-np.square(away / width) / 2)
+            kernel /= kernel.sum(0).max()
+            smoothed = jnp.tensordot(gradient, kernel.astype(np.float32), (axis, 0))
+            gradient = jnp.moveaxis(smoothed, -1, axis)
+    return gradient
 
 
 def augmentation(config: Config, spec: ModelSpec) -> transforms.Transform:
@@ -252,7 +267,7 @@ def init_state(
 ) -> State:
     """The state before the first step.
 
-    Videos start from unit-variance noise in the model's normalised space, independent
+    Videos start from noise in the model's normalised space, independent
     per video, or from the stimuli if `config.init` is "stimulus".
     """
     index = jnp.arange(count)
@@ -262,8 +277,11 @@ def init_state(
     else:
         # One more than any step, so that no step draws from the key of the noise.
         noise = jax.vmap(
-            lambda i: jax.random.normal(
-                jax.random.fold_in(_video_key(config.seed, i), config.steps), shape
+            lambda i: (
+                config.noise
+                * jax.random.normal(
+                    jax.random.fold_in(_video_key(config.seed, i), config.steps), shape
+                )
             )
         )
         videos = noise(index)
