@@ -21,7 +21,16 @@ EXTRAS = {
     ],
     # Published weights are torch or safetensors files.
     "convert": ["torch>=2.4", "safetensors>=0.4"],
-    "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "ruff>=0.9",
+        "mypy>=1.14",
+        # The tests run the notebooks.
+        "nbclient>=0.10",
+        "nbformat>=5.10",
+        "ipykernel>=6.29",
+    ],
     "cuda": ["jax[cuda13]>=0.10"],
     "tpu": ["jax[tpu]>=0.10"],
 }
