@@ -337,22 +337,17 @@ def _add_evaluate(sub: argparse.ArgumentParser) -> None:
 
 
 # Small enough for two cores: the demo takes under two minutes there.
-_DEMO = {
-    "model": "slow_r50_tiny@actions",
-    "verifier": "x3d_xs@actions",
-    "judge": "timesformer_small@actions",
-    "label": "jumping jack",
-    "steps": 200,
-}
+_DEMO = """--model x3d_xs@actions --verifier vivit_small@actions
+ --judge slow_r50_tiny@actions --preview-every 0
+ --set blur=2.5 temporal_blur=1 noise=0.1 spatial_tv=2 temporal_tv=2"""
 
 
 def _add_demo(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    label = f"a synthetic action; {_DEMO['label']} by default"
-    add("--label", default=_DEMO["label"], metavar="CLASS", help=label)
+    add("--label", default="jumping jack", metavar="CLASS", help="a synthetic action")
     add("--out", default="demo", metavar="DIR", help="folder of the run")
-    add("--steps", type=int, default=_DEMO["steps"], metavar="N")
-    add("--seed", type=int, default=0, metavar="N", help="of stimulus and noise")
+    add("--steps", default="150", metavar="N")
+    add("--seed", default="1", metavar="N", help="of stimulus and noise")
     _add_overwrite(sub)
 
 
@@ -756,19 +751,16 @@ def _shares(row: dict[str, Any]) -> list[str]:
 
 def _demo(options: argparse.Namespace) -> int:
     """Runs the `synthesize` that it prints."""
-    arguments = ["synthesize", "--model", _DEMO["model"]]
-    arguments += ["--verifier", _DEMO["verifier"], "--judge", _DEMO["judge"]]
-    arguments += ["--stimulus", f"actions:{options.label}/{options.seed}"]
-    arguments += ["--steps", options.steps, "--seed", options.seed]
-    arguments += ["--preview-every", 0, "--out", options.out]
-    if options.overwrite:
-        arguments.append("--overwrite")
     if options.label not in motions.CLASSES:
         hint = nearest(options.label, motions.CLASSES)
         raise UserError(f"label={options.label!r}: no synthetic action; {hint}")
-    command = [str(argument) for argument in arguments]
-    _say(shlex.join(["leaps-jax", *command]))
-    return _synthesize(_parser().parse_args(command))
+    arguments = ["synthesize", *_DEMO.split(), "--steps", options.steps]
+    arguments += ["--seed", options.seed, "--out", options.out]
+    arguments += ["--stimulus", f"actions:{options.label}/{options.seed}"]
+    if options.overwrite:
+        arguments.append("--overwrite")
+    _say(shlex.join(["leaps-jax", *arguments]))
+    return _synthesize(_parser().parse_args(arguments))
 
 
 def _actions(options: argparse.Namespace) -> int:
