@@ -313,7 +313,7 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
         default=recipe.hints,
         metavar="X",
         help="weight of a loss that tells tokens where the joints of a rendered figure"
-        " are; small transformers need it",
+        " are; 1 for the shipped transformers",
     )
     add("--dtype", metavar="float32|bfloat16", help="compute type")
     add("--data-dir", metavar="DIR", help="where tfds keeps its data sets")

@@ -45,7 +45,7 @@ class Recipe:
         evaluation.
       evaluations: how often in a run the held-out clips are looked at.
       hints: weight of `hint_loss`, which tells tokens where the joints of a rendered
-        figure are; without it a small transformer does not find the figure.
+        figure are; the shipped transformers were trained with it.
       seed: of weights, order and augmentation.
     """
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 Size3 = tuple[int, int, int]
 
 # Embeddings start small, matrices by their width: at a standard deviation of 0.02 a
-# narrow transformer does not start to learn.
+# narrow transformer learns far slower.
 truncated_normal = nn.initializers.truncated_normal(0.02)
 xavier_uniform = nn.initializers.xavier_uniform()
 
@@ -123,9 +123,9 @@ def conv(
 class ConvStem(nn.Module):
     """Convolutions before the patches of a transformer are cut.
 
-    Each halves height and width; the last sees three frames. With them a small
-    transformer learns from scratch what it does not learn from plain patches (Xiao et
-    al., "Early convolutions help transformers see better", arXiv:2106.14881).
+    Each halves height and width; the last sees three frames. With them a transformer
+    that is trained from scratch learns sooner (Xiao et al., "Early convolutions help
+    transformers see better", arXiv:2106.14881).
 
     Attributes:
       widths: channels after each convolution.
