@@ -20,7 +20,10 @@ mediapy = pytest.importorskip("mediapy")
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 
 CLASSES = ("bend", "jack", "run")
-COMMANDS = ("models", "convert", "synthesize", "train", "actions")
+COMMANDS = (
+    *("models", "convert", "synthesize", "train", "accuracy", "evaluate", "demo"),
+    "actions",
+)
 
 
 class RunsCode:
@@ -73,7 +76,7 @@ def root(tmp_path_factory):
 
 
 def _filled(root: Path) -> Path:
-    shape = {"frames": 4, "size": 28, "depth": 1, "width": 48}
+    shape = {"frames": 4, "size": 32, "depth": 1, "width": 48, "stem": (4, 8)}
     model = small("timesformer_small", **shape)
     loading.save(model, root / "weights")
     loading.save(model, root / "torn")
@@ -149,7 +152,7 @@ TRAIN = {
     "steps": 4,
     "batch": jax.device_count(),
     "frames": 2,
-    "size": 14,
+    "size": 16,
 }
 
 
@@ -204,6 +207,7 @@ def test_a_run_from_an_mp4_writes_everything(finished):
         "videos.npz",
         "videos",
         "index.html",
+        "comparison.gif",
         "state",
     }
     found = record(folder)
@@ -214,13 +218,13 @@ def test_a_run_from_an_mp4_writes_everything(finished):
     with np.load(folder / "videos.npz") as arrays:
         assert sorted(arrays) == ["labels", "stimuli", "videos"]
         for key in ("videos", "stimuli"):
-            assert arrays[key].shape == (1, 4, 28, 28, 3)
+            assert arrays[key].shape == (1, 4, 32, 32, 3)
             assert arrays[key].dtype == np.float32
             assert 0 <= arrays[key].min() and arrays[key].max() <= 1
         assert arrays["labels"].tolist() == [1]
     names = sorted(path.name for path in (folder / "videos").iterdir())
     assert names == ["000_jack.mp4", "000_jack_stimulus.mp4"]
-    assert mediapy.read_video(folder / "videos" / names[0]).shape == (4, 28, 28, 3)
+    assert mediapy.read_video(folder / "videos" / names[0]).shape == (4, 32, 32, 3)
     assert "videos/000_jack.mp4" in (folder / "index.html").read_text()
 
 
@@ -392,7 +396,7 @@ REFUSED = {
         },
         ["verifier='timesformer_small@", "convert --moments", "--stimulus"],
     ),
-    "no multiple of the patch": ({"size": 30}, ["size=30", "multiple of 14"]),
+    "no multiple of the patch": ({"size": 30}, ["size=30", "multiple of 16"]),
     "no frames": ({"frames": 0}, ["frames=0", "at least 1"]),
     "no stride": ({"stride": 0}, ["stride=0", "at least 1"]),
     "few frames for X3D": (
@@ -449,7 +453,7 @@ REFUSED_TRAIN = {
     "no steps": ({"steps": 0}, ["steps=0", "at least 1"]),
     "no size": ({"size": 0}, ["size=0", "at least 1"]),
     "no frames": ({"frames": 0}, ["frames=0", "at least 1"]),
-    "no multiple of the patch": ({"size": 30}, ["size=30", "multiple of 14"]),
+    "no multiple of the patch": ({"size": 30}, ["size=30", "multiple of 16"]),
     "negative seed": ({"seed": -1}, ["seed=-1", "must be from 0"]),
     "unknown dtype": ({"dtype": "int8"}, ["dtype=int8", "float32 or bfloat16"]),
 }
