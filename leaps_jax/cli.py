@@ -723,7 +723,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     if reason:
         raise UserError(f"out={str(options.out)!r}: {reason}; choose another file")
     finished = {folder: runs.results(folder) for folder in options.runs}
-    judges = {name: _load("judges", name, options) for name in options.judges}
+    load = functools.partial(loading.load_model, dtype=options.dtype, argument="judges")
+    judges = {name: load(name) for name in options.judges}
     report: dict[str, Any] = {"versions": runs.versions(), "runs": {}}
     columns = ("run", "judge", "stimuli", "videos", "reversed", "flip", "mirrored")
     table = Table(*columns, "flip", box=None, header_style="bold")
