@@ -570,6 +570,11 @@ def _train(options: argparse.Namespace) -> int:
         raise UserError(
             f"flip: a mirror changes classes of {options.data}; leave it out"
         )
+    if options.hints and options.data not in _RENDERED:
+        raise UserError(
+            f"hints={options.hints}: joints of {options.data} are not known; leave it"
+            f" out, or train on {' or '.join(_RENDERED)}"
+        )
     # All that can be refused is refused before the clips are read.
     classes = _classes("data", options)
     if options.eval_data:
@@ -707,8 +712,14 @@ def _accuracy(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     if options.out.exists() and not options.overwrite:
         raise UserError(f"out={str(options.out)!r}: exists; use --overwrite")
+    reason = checkpoints.unwritable(options.out)
+    if options.out.is_dir():
+        reason = "is a folder"
+    if reason:
+        raise UserError(f"out={str(options.out)!r}: {reason}; choose another file")
     finished = {folder: runs.results(folder) for folder in options.runs}
-    judges = {name: _load("judges", name, options) for name in options.judges}
+    load = functools.partial(loading.load_model, dtype=options.dtype, argument="judges")
+    judges = {name: load(name) for name in options.judges}
     report: dict[str, Any] = {"versions": runs.versions(), "runs": {}}
     columns = ("run", "judge", "stimuli", "videos", "reversed", "flip", "mirrored")
     table = Table(*columns, "flip", box=None, header_style="bold")
@@ -728,6 +739,7 @@ def _evaluate(options: argparse.Namespace) -> int:
                     "truth": truth,
                 }
             table.add_row(str(folder), name, *_shares(row))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     runs.write_json(options.out, report)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     print(

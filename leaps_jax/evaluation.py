@@ -43,6 +43,8 @@ def accuracy(
         if a in classes and b in classes and f"{b} / {a}" not in pairs:
             i, j = classes.index(a), classes.index(b)
             own = (labels == i) | (labels == j)
+            if not own.any():
+                continue
             other = np.where(labels == i, j, i)[own]
             rows = probabilities[own]
             of = np.arange(len(rows))

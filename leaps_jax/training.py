@@ -505,7 +505,8 @@ def train(
                 f" {loss} by step {step}; lower it"
             )
         accuracy = None
-        trained = dataclasses.replace(model, variables=_variables(state))
+        # moments that the model came with are of other weights
+        trained = dataclasses.replace(model, variables=_variables(state), moments=None)
         if evaluated and held_out is not None:
             predicted = evaluate(trained, held_out, recipe.views).argmax(1)
             accuracy = float((predicted == held_out.labels).mean())

@@ -199,6 +199,21 @@ def test_every_class_moves():
     assert (left == -1).all() and (right == 1).all()
 
 
+def test_a_still_is_a_frame_of_the_clip():
+    options = {"frames": 4, "size": 112, "fps": 3.0}
+    chosen = set()
+    for seed in range(4):
+        key, label = jax.random.key(seed), CLASSES.index("jumping jack")
+        video, joints = scenes.clip(key, label, **options)
+        frozen, held = scenes.still(key, label, **options)
+        assert frozen.shape == video.shape and held.shape == joints.shape
+        np.testing.assert_array_equal(frozen, jnp.broadcast_to(frozen[0], video.shape))
+        (at,) = [t for t in range(4) if (video[t] == frozen[0]).all()]
+        np.testing.assert_array_equal(held, jnp.broadcast_to(joints[at], joints.shape))
+        chosen.add(at)
+    assert len(chosen) > 1
+
+
 def test_feet_are_on_the_floor_or_above_it():
     joints = performances().joints
     soles = (joints[..., FEET, 1] - SOLES).min(-1)

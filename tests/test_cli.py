@@ -1,8 +1,10 @@
 """The command as a user meets it: what it writes, what it says, what it refuses."""
 
+import dataclasses
 import json
 import os
 import pickle
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,10 @@ mediapy = pytest.importorskip("mediapy")
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
 
 CLASSES = ("bend", "jack", "run")
-COMMANDS = ("models", "convert", "synthesize", "train", "actions")
+COMMANDS = (
+    *("models", "convert", "synthesize", "train", "accuracy", "evaluate", "demo"),
+    "actions",
+)
 
 
 class RunsCode:
@@ -73,7 +78,7 @@ def root(tmp_path_factory):
 
 
 def _filled(root: Path) -> Path:
-    shape = {"frames": 4, "size": 28, "depth": 1, "width": 48}
+    shape = {"frames": 4, "size": 32, "depth": 1, "width": 48, "stem": (4, 8)}
     model = small("timesformer_small", **shape)
     loading.save(model, root / "weights")
     loading.save(model, root / "torn")
@@ -95,6 +100,9 @@ def _filled(root: Path) -> Path:
             video = moving(2 * number + clip)
             save_clip(root / "tree" / label / f"{clip}.npz", video)
     save_clip(root / "strangers" / "dive" / "0.npz", moving(9))
+    walkers = small("timesformer_small", ("walking left", "walking right"), **shape)
+    loading.save(walkers, root / "walkers")
+    loading.save(_permuted(model, (2, 0, 1)), root / "permuted")
     (root / "no clips").mkdir()
     (root / "photos").mkdir()
     (root / "photos" / "cat.png").write_text("precious")
@@ -105,6 +113,17 @@ def _filled(root: Path) -> Path:
     evil = {"blobs": {"w": np.zeros(3), "x": RunsCode(root / "proof")}}
     (root / "evil.pkl").write_bytes(pickle.dumps(evil))
     return root
+
+
+def _permuted(model: Model, order) -> Model:
+    """The same model with its classes in another order."""
+    params = dict(model.variables["params"])
+    params["classifier"] = {
+        name: leaf[..., list(order)] for name, leaf in params["classifier"].items()
+    }
+    classes = tuple(model.spec.classes[i] for i in order)
+    spec = dataclasses.replace(model.spec, classes=classes)
+    return dataclasses.replace(model, variables={"params": params}, spec=spec)
 
 
 @pytest.fixture
@@ -149,7 +168,7 @@ TRAIN = {
     "steps": 4,
     "batch": jax.device_count(),
     "frames": 2,
-    "size": 14,
+    "size": 16,
 }
 
 
@@ -204,6 +223,7 @@ def test_a_run_from_an_mp4_writes_everything(finished):
         "videos.npz",
         "videos",
         "index.html",
+        "comparison.gif",
         "state",
     }
     found = record(folder)
@@ -214,13 +234,13 @@ def test_a_run_from_an_mp4_writes_everything(finished):
     with np.load(folder / "videos.npz") as arrays:
         assert sorted(arrays) == ["labels", "stimuli", "videos"]
         for key in ("videos", "stimuli"):
-            assert arrays[key].shape == (1, 4, 28, 28, 3)
+            assert arrays[key].shape == (1, 4, 32, 32, 3)
             assert arrays[key].dtype == np.float32
             assert 0 <= arrays[key].min() and arrays[key].max() <= 1
         assert arrays["labels"].tolist() == [1]
     names = sorted(path.name for path in (folder / "videos").iterdir())
     assert names == ["000_jack.mp4", "000_jack_stimulus.mp4"]
-    assert mediapy.read_video(folder / "videos" / names[0]).shape == (4, 28, 28, 3)
+    assert mediapy.read_video(folder / "videos" / names[0]).shape == (4, 32, 32, 3)
     assert "videos/000_jack.mp4" in (folder / "index.html").read_text()
 
 
@@ -314,6 +334,96 @@ def test_train_then_synthesize(call, root, monkeypatch):
     assert np.load(root / "from trained" / "videos.npz")["videos"].shape[1] == 2
 
 
+def test_train_starts_from_weights(call, root):
+    """Other classes get a new classifier; the rest of the network is the same."""
+    for label in ("dive", "hop"):
+        save_clip(root / "sports" / label / "0.npz", moving(len(label)))
+    given = {"model": None, "frames": None, "size": None, "learning_rate": 0}
+    given |= {"data": "{root}/sports", "out": "{root}/tuned", "steps": 1}
+    given |= {"from": "timesformer_small@{root}/weights"}
+    ran = call(*words_of("train", TRAIN, **given))
+    assert ran.code == 0, ran.err
+    old, new = (
+        loading.load_model(f"timesformer_small@{root / name}")
+        for name in ("weights", "tuned")
+    )
+    assert new.spec.classes == ("dive", "hop")
+    assert new.moments is not None
+    assert (new.spec.frames, new.spec.size) == (4, 32)
+    one, other = (dict(m.variables["params"]) for m in (old, new))
+    assert other.pop("classifier")["bias"].shape == (2,)
+    one.pop("classifier")
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_accuracy_as_json_and_as_a_table(call, root):
+    words = ["accuracy", "--data", "{root}/tree", "--model"]
+    ran = call(*words, "timesformer_small@{root}/weights", "--json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert found["clips"] == 6 and found["reversed_pairs"] == {}
+    assert found["classes"].keys() == set(CLASSES)
+    mean = np.mean(list(found["classes"].values()))  # of two clips each
+    assert found["top1"] == pytest.approx(mean) and 0 <= mean <= 1
+    permuted = call(*words, "timesformer_small@{root}/permuted", "--json")
+    assert json.loads(permuted.out) == found
+    table = call(*words, "timesformer_small@{root}/weights").out
+    assert all(name in table for name in CLASSES) and "all 6 clips" in table
+
+
+def test_accuracy_refuses_classes_of_others(call, root):
+    words = ["accuracy", "--model", "timesformer_small@{root}/weights", "--data"]
+    words.append("{root}/strangers")
+    assert_refused(call, root, words, ["data=", "'dive'", "rename or remove"])
+
+
+def test_evaluate_writes_a_report_and_prints_a_table(call, root, finished):
+    folder, _ = finished
+    walk = root / "walk"
+    walk.mkdir()
+    classes = ["walking left", "bend", "walking right"]
+    videos = np.random.default_rng(0).random((3, 4, 32, 32, 3), np.float32)
+    (walk / "run.json").write_text(json.dumps({"classes": classes}))
+    np.savez(walk / "videos.npz", videos=videos, stimuli=videos[:0])
+    judges = [f"timesformer_small@{root / name}" for name in ("weights", "walkers")]
+    words = ["evaluate", folder, walk, "--judges", *judges]
+    words += ["--out", root / "reports" / "one.json"]
+    ran = call(*words)
+    assert ran.code == 0, ran.err
+    for name in ("finished", "walk", "weights", "walkers"):
+        assert name in ran.out
+    report = json.loads((root / "reports" / "one.json").read_text())["runs"]
+    own = report[str(folder)][judges[0]]
+    assert own["stimuli"]["of"] == own["videos"]["of"] == 1
+    assert own["videos"]["motion"] == {}
+    run = record(folder)["judges"]["self"]
+    assert own["videos"]["seen"] == run["seen"]
+    walked = report[str(walk)][judges[1]]
+    assert walked.keys() == {"videos"}, "there are no stimuli"
+    assert walked["videos"]["motion"]["reversed"]["of"] == 2
+    truth = walked["videos"]["truth"]
+    assert {row["class"] for row in truth} == {classes[0], classes[2]}
+    assert_refused(call, root, words, ["out=", "exists", "--overwrite"])
+    assert call(*words, "--overwrite").code == 0
+
+
+def test_demo_shows_and_makes_what_its_command_makes(call, root):
+    ran = call("demo", "--steps", 2, "--out", "{root}/demo")
+    assert ran.code == 0, ran.err
+    names = {path.name for path in (root / "demo").iterdir()}
+    assert {"comparison.gif", "index.html"} <= names
+    (command,) = [x for x in ran.err.splitlines() if x.startswith("leaps-jax synth")]
+    assert call(*shlex.split(command)[1:]).out.startswith(
+        f"{root / 'demo'} is finished"
+    )
+    assert record(root / "demo")["classes"] == ["jumping jack"]
+
+
+def test_demo_refuses_what_is_no_action(call, root):
+    words = ["demo", "--label", "jumping jacks", "--out", "{root}/refused"]
+    assert_refused(call, root, words, ["label=", "did you mean jumping jack?"])
+
+
 def test_convert_writes_a_checkpoint(call, root):
     torch = pytest.importorskip("torch")
     from test_parity import weights
@@ -392,7 +502,7 @@ REFUSED = {
         },
         ["verifier='timesformer_small@", "convert --moments", "--stimulus"],
     ),
-    "no multiple of the patch": ({"size": 30}, ["size=30", "multiple of 14"]),
+    "no multiple of the patch": ({"size": 30}, ["size=30", "multiple of 16"]),
     "no frames": ({"frames": 0}, ["frames=0", "at least 1"]),
     "no stride": ({"stride": 0}, ["stride=0", "at least 1"]),
     "few frames for X3D": (
@@ -449,9 +559,41 @@ REFUSED_TRAIN = {
     "no steps": ({"steps": 0}, ["steps=0", "at least 1"]),
     "no size": ({"size": 0}, ["size=0", "at least 1"]),
     "no frames": ({"frames": 0}, ["frames=0", "at least 1"]),
-    "no multiple of the patch": ({"size": 30}, ["size=30", "multiple of 14"]),
+    "no multiple of the patch": ({"size": 30}, ["size=30", "multiple of 16"]),
     "negative seed": ({"seed": -1}, ["seed=-1", "must be from 0"]),
     "unknown dtype": ({"dtype": "int8"}, ["dtype=int8", "float32 or bfloat16"]),
+}
+REFUSED_TRAIN |= {
+    "two starts": (
+        {"from": "timesformer_small@{root}/weights"},
+        ["--from", "not allowed with", "--model", "--help"],
+    ),
+    "no start": ({"model": None}, ["--model --from", "required"]),
+    "start that is not there": (
+        {"model": None, "from": "timesformer_small@{root}/nowhere"},
+        ["from='timesformer_small@", "no such file"],
+    ),
+    "start of another size": (
+        {"model": None, "from": "timesformer_small@{root}/weights", "size": 64},
+        ["size=64", "made for 4 frames of 32 pixels"],
+    ),
+    "mirrored actions": (
+        {"data": "synthetic_actions", "flip": []},
+        ["flip", "synthetic_actions", "leave it out"],
+    ),
+    "mirrored stills": ({"data": "synthetic_stills", "flip": []}, ["flip"]),
+    "hints of clips": ({"hints": 1}, ["hints=1.0", "synthetic_actions"]),
+}
+REFUSED_EVALUATE = {
+    "no run": ({"runs": "{root}/photos"}, ["run=", "no finished run"]),
+    "no folder": ({"runs": "{root}/no"}, ["run=", "no finished run"]),
+    "damaged run": ({"runs": "{root}/damaged"}, ["run=", "no finished run"]),
+    "unknown judge": ({"judges": "x3d_xs@w"}, ["judges='x3d_xs@w'", "write x3d_xs@"]),
+    "out exists": ({"out": "{root}/notes.txt"}, ["out=", "exists", "--overwrite"]),
+    "out below a file": (
+        {"out": "{root}/notes.txt/one.json"},
+        ["out=", "notes.txt is a file"],
+    ),
 }
 REFUSED_CONVERT = {
     "unknown model": (["slow_50", "{root}/evil.pkl"], ["model='slow_50'", "slow_r50"]),
@@ -494,6 +636,21 @@ def test_train_refuses(call, root, case):
     changed, expected = REFUSED_TRAIN[case]
     words = words_of("train", TRAIN, **{"out": "{root}/refused"} | changed)
     assert_refused(call, root, words, expected)
+
+
+@pytest.mark.parametrize("case", REFUSED_EVALUATE)
+def test_evaluate_refuses(call, root, finished, case):
+    changed, expected = REFUSED_EVALUATE[case]
+    given = {"judges": GOOD["model"], "out": "{root}/refused.json"}
+    run, options = changed.get("runs", "{root}/finished"), dict(changed)
+    options.pop("runs", None)
+    command, *words = words_of("evaluate", given, **options)
+    assert_refused(call, root, [command, run, *words], expected)
+
+
+def test_evaluate_does_not_replace_a_folder(call, root, finished):
+    words = ["evaluate", "{root}/finished", "--judges", GOOD["model"], "--overwrite"]
+    assert_refused(call, root, [*words, "--out", "{root}/photos"], ["is a folder"])
 
 
 @pytest.mark.parametrize("case", REFUSED_CONVERT)

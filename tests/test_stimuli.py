@@ -383,6 +383,29 @@ def test_bad_trees(tmp_path):
 # TensorFlow Datasets.
 
 
+def test_a_rendered_action():
+    places = [f"actions:jumping jack/{seed}" for seed in (3, 3, 4)]
+    (one, same, other), labels = stimuli.load_labelled(places, SPEC)
+    assert labels == ["jumping jack"] * 3
+    assert one.shape == (4, 24, 24, 3) and 0 <= one.min() and one.max() <= 1
+    np.testing.assert_array_equal(one, same)
+    assert rms(one, other) > 0.05
+    assert np.abs(np.diff(one, axis=0)).max() > 0.1, "nothing moves"
+    plain = stimuli.load_stimuli("actions:jumping jack", SPEC)
+    np.testing.assert_array_equal(
+        plain, stimuli.load_stimuli("actions:jumping jack/0", SPEC)
+    )
+
+
+def test_rendered_actions_that_are_none():
+    text = refusal(stimuli.load_stimuli, "actions:jumping jak/3", SPEC)
+    assert "stimulus='actions:jumping jak/3'" in text
+    assert "did you mean jumping jack" in text
+    for seed in ("three", "-1", "1.5"):
+        text = refusal(stimuli.load_stimuli, f"actions:boxing/{seed}", SPEC)
+        assert f"'{seed}' is no number" in text and "write boxing/7" in text
+
+
 def test_tfds_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow", None)
     text = refusal(stimuli.load_stimuli, "tfds:ucf101/test", SPEC)

@@ -127,3 +127,147 @@ def test_bad_recipes_are_refused(model):
         Recipe(batch=0)
     with pytest.raises(UserError, match="no clips"):
         next(training.train(model, Clips([], np.zeros(0, np.int32), ("a",))))
+
+
+# ---- renderings
+
+
+def bar(key, label):
+    """A bar that moves left or right, and where it is: what a renderer returns."""
+    start, noise = jax.random.split(key)
+    step = jnp.where(label == 0, -3, 3)
+    left = jax.random.randint(start, (), 0, 32) + step * jnp.arange(4)
+    lit = (jnp.arange(32) - left[:, None]) % 32 < 6  # t w
+    pixels = 0.2 * jax.random.uniform(noise, (4, 32, 32, 3))
+    pixels = jnp.where(lit[:, None, :, None], 0.9, pixels)
+    x = (left + 3) % 32 / 32
+    return pixels, jnp.stack([x, jnp.full(4, 0.5)], -1)[:, None]
+
+
+RENDERED = training.Renderings(bar, ("left", "right"), joints=1, count=40)
+
+
+def test_training_learns_from_renderings(model):
+    recipe = Recipe(steps=120, batch=16, learning_rate=1e-2, evaluations=1)
+    *_, last = training.train(model, RENDERED, RENDERED, recipe, ONE)
+    assert last.accuracy >= 0.9
+    predicted = training.evaluate(last.model, RENDERED).argmax(1)
+    assert (predicted == RENDERED.labels).mean() == last.accuracy
+
+
+def test_an_evaluation_is_on_the_same_renderings_every_time(model):
+    first, again, other = (
+        list(data.windows(model.spec, 4))
+        for data in (RENDERED, RENDERED, dataclasses.replace(RENDERED, seed=1))
+    )
+    assert len(first) == len(RENDERED.labels) == 40
+    assert {clip.shape for clip in first} == {(1, 4, 32, 32, 3)}
+    np.testing.assert_array_equal(first, again)
+    assert all((a != b).any() for a, b in zip(first, other, strict=True))
+    assert len({clip.tobytes() for clip in first}) == 40
+
+
+def test_renderings_of_an_evaluation_are_of_their_labels(model):
+    def draw(key, label):
+        return jnp.full((4, 32, 32, 3), label / 4.0), jnp.zeros((4, 0, 2))
+
+    data = training.Renderings(draw, tuple("abc"), count=35)
+    shown = [4 * clip.mean() for clip in data.windows(model.spec, 1)]
+    np.testing.assert_allclose(shown, data.labels)
+    assert np.bincount(data.labels).tolist() == [12, 12, 11]
+
+
+def test_no_rendering_to_train_on_is_one_to_evaluate_on(model):
+    recipe = Recipe(batch=8)
+    source = RENDERED.batches(model.spec, recipe)
+    views = jax.jit(RENDERED.views(model.spec, recipe))
+    drawn = []
+    for step in range(5):
+        (labels,) = next(source)
+        pixels, same, joints = views(jax.random.key(step), labels)
+        np.testing.assert_array_equal(same, labels)
+        assert joints.shape == (8, 4, 1, 2)
+        drawn += list(np.asarray(pixels))
+    held_out = {clip.tobytes() for clip in RENDERED.windows(model.spec, 1)}
+    assert len({clip.tobytes() for clip in drawn} - held_out) == 40
+
+
+def trained(model, **changed):
+    recipe = Recipe(steps=4, batch=8, learning_rate=1e-2, **changed)
+    *_, last = training.train(model, RENDERED, None, recipe, ONE)
+    return last
+
+
+@pytest.fixture(scope="module")
+def plain(model):
+    return trained(model)
+
+
+def test_the_recipe_decides_a_training_and_old_moments_are_dropped(model, plain):
+    """Moments that a model comes with are of the weights before the training."""
+    moments = {"norm0": (np.zeros(8, np.float32), np.ones(8, np.float32))}
+    again = trained(dataclasses.replace(model, moments=moments))
+    for one, other in zip(
+        jax.tree.leaves(plain.model.variables),
+        jax.tree.leaves(again.model.variables),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert again.model.moments is None
+
+
+# ---- hints
+
+
+def hints_of(joints: np.ndarray, times: int, side: int) -> np.ndarray:
+    """What a token should tell of one joint: how near it is, and its motion."""
+    at = side * joints.reshape(times, -1, 2).mean(1)  # in cells
+    truth = np.zeros((1, times, side * side, 3), np.float32)
+    for t, n in np.ndindex(times, side * side):
+        cell = np.array([n % side, n // side]) + 0.5
+        near = np.exp(-np.square(cell - at[t]).sum())
+        truth[0, t, n, 0] = near
+        truth[0, t, n, 1:] = near * np.gradient(at, axis=0)[t] / (near + 0.1)
+    return truth
+
+
+@pytest.mark.parametrize("times", [4, 2], ids=["frames", "tubelets"])
+@pytest.mark.parametrize("token", [False, True], ids=["grid", "class token"])
+def test_a_perfect_answer_loses_nothing_and_none_loses_one(times, token):
+    x = np.linspace(0.2, 0.8, 4)
+    joints = np.stack([x, 0.5 + 0.3 * x], -1)[None, :, None]  # b t j 2
+    truth = hints_of(joints, times, 4)
+    if token:
+        truth = np.concatenate([np.full_like(truth[:, :, :1], 9.0), truth], 2)
+    found = {
+        "norm": taps.Tap("norm", jnp.zeros((1, times, 16, 3)), 1),
+        "mlp": taps.Tap("mlp", jnp.array(truth), 1),
+        "no grid": taps.Tap("no grid", jnp.zeros((1, 7, 3)), None),
+    }
+    head = {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}
+    assert training.hint_loss(head, found, joints) < 1e-6
+    none = jax.tree.map(jnp.zeros_like, head)
+    assert training.hint_loss(none, found, joints) == pytest.approx(1, abs=1e-3)
+    elsewhere = joints[..., ::-1]
+    assert training.hint_loss(head, found, elsewhere) > 0.3
+
+
+def test_hints_need_a_grid_of_tokens():
+    tap = taps.Tap("norm", jnp.zeros((1, 4, 6, 3)), 1)
+    with pytest.raises(UserError, match="no square grid"):
+        training.hint_loss({}, {"norm": tap}, jnp.zeros((1, 4, 1, 2)))
+
+
+def test_hints_change_the_training_and_leave_no_heads(model, plain):
+    hinted = trained(model, hints=1.0)
+    shapes = [jax.tree.map(jnp.shape, m.variables) for m in (hinted.model, model)]
+    assert shapes[0] == shapes[1]
+    kernels = [r.model.variables["params"]["conv2"]["kernel"] for r in (plain, hinted)]
+    assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
+    assert hinted.loss > plain.loss + 0.1
+
+
+def test_hints_are_refused_where_no_joints_are_known(model):
+    with pytest.raises(UserError, match="hints=1.0: only rendered data") as error:
+        next(training.train(model, moving_bars(2, 0), recipe=Recipe(hints=1.0)))
+    assert "\n" not in str(error.value)

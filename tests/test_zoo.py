@@ -7,7 +7,7 @@ import pytest
 
 from leaps_jax import taps, zoo
 from leaps_jax.errors import UserError
-from leaps_jax.models.layers import DepthwiseConv
+from leaps_jax.models.layers import ConvStem, DepthwiseConv
 
 # as the papers and the published files have them
 PARAMETERS = {
@@ -83,9 +83,9 @@ def shallow(name):
     """A network of the family with one or two blocks a stage, all of them active."""
     transformer = zoo.entry(name).family in ("timesformer", "vivit")
     few = {"depth": 2} if transformer else {"depths": (2, 1, 1, 1)}
-    module, _ = zoo.build(name, tuple("abcde"), frames=4, size=56, **few)
+    module, _ = zoo.build(name, tuple("abcde"), frames=4, size=64, **few)
     rng = np.random.default_rng(0)
-    video = rng.normal(size=(2, 4, 56, 56, 3)).astype(np.float32)
+    video = rng.normal(size=(2, 4, 64, 64, 3)).astype(np.float32)
     variables = jax.jit(module.init)(jax.random.key(0), video)
     variables = jax.tree.map(  # no scale stays zero
         lambda leaf: (
@@ -156,6 +156,28 @@ def test_training_mode_updates_statistics_and_drops_out(name):
         assert not np.array_equal(old, new)
 
 
+def test_a_stem_halves_the_size_at_every_convolution_and_sees_three_frames():
+    stem, x = ConvStem((4, 6)), jnp.zeros((2, 5, 16, 24, 3))
+    variables = stem.init(jax.random.key(0), x)
+    assert stem.apply(variables, x).shape == (2, 5, 4, 6, 6)
+    kernels = [variables["params"][f"conv{i}"]["kernel"].shape for i in range(2)]
+    assert kernels == [(1, 3, 3, 3, 4), (3, 3, 3, 4, 6)]
+    none = ConvStem(())
+    np.testing.assert_array_equal(none.apply({}, x), x)  # the published models
+    noise = jax.random.normal(jax.random.key(1), x.shape)
+    one, other = (stem.apply(variables, noise.at[:, 2].add(d)) for d in (0.0, 1.0))
+    changed = np.abs(one - other).max((0, 2, 3, 4)) > 1e-4
+    assert changed.tolist() == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize("name", ["timesformer_small", "vivit_small"])
+def test_the_gradient_reaches_every_frame(name):
+    module, variables, video = shallow(name)
+    score = jax.jit(jax.grad(lambda x: module.apply(variables, x)[:, 1].sum()))
+    by_frame = np.abs(score(video)).max((2, 3, 4))
+    assert (by_frame > 1e-3 * by_frame.max()).all()
+
+
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)])
 def test_depthwise_convolution_is_one(stride):
     layer = DepthwiseConv((3, 3, 3), stride)
@@ -176,8 +198,8 @@ def test_depthwise_convolution_is_one(stride):
     [
         ("x3d_xs", (1, 2, 160, 160, 3), "more frames"),
         ("slow_r50_4x16", (1, 4, 160, 160, 3), "larger size"),
-        ("timesformer_small", (1, 4, 100, 100, 3), "multiple of 14"),
-        ("vivit_small", (1, 4, 112, 100, 3), "4x112x100.*tubelets of 2x14x14"),
+        ("timesformer_small", (1, 4, 100, 100, 3), "multiple of 16"),
+        ("vivit_small", (1, 4, 112, 100, 3), "4x112x100.*tubelets of 2x16x16"),
         ("vivit_small", (1, 5, 112, 112, 3), "5x112x112.*multiple"),
     ],
 )
