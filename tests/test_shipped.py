@@ -62,8 +62,7 @@ def test_the_weights_say_how_they_were_made(name):
     assert f"--model {name}" in extra["command"]
     assert extra["recipe"]["seed"] == 0
     assert extra["device"] and extra["seconds"] > 0
-    if extra["steps"] == extra["recipe"]["steps"]:  # not stopped before its evaluation
-        assert extra["accuracy"] > 0.95
+    assert extra["accuracy"] > 0.95
 
 
 @pytest.mark.parametrize("name", NAMES)
