@@ -741,7 +741,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             table.add_row(str(folder), name, *_shares(row))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     runs.write_json(options.out, report)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
     print(
         "stimuli, videos: seen as their class. reversed, mirrored: right of the two"
         f" classes that are each other's; flip: the other after it. Rows: {options.out}"

@@ -469,8 +469,8 @@ def test_timesformer_takes_other_clips():
 def test_timesformer_resizes_embeddings_as_torch_does():
     torch = pytest.importorskip("torch")
     resize = torch.nn.functional.interpolate
-    module, _ = zoo.build("timesformer_small", ("a", "b"), frames=8, size=196, depth=2)
-    small, _ = zoo.build("timesformer_small", ("a", "b"), frames=3, size=140, depth=2)
+    module, _ = zoo.build("timesformer_small", ("a", "b"), frames=8, size=224, depth=2)
+    small, _ = zoo.build("timesformer_small", ("a", "b"), frames=3, size=160, depth=2)
     variables = jax.tree.map(
         lambda leaf: np.random.default_rng(0).normal(0, 0.1, leaf.shape),
         zoo.variable_shapes(module),
@@ -484,7 +484,7 @@ def test_timesformer_resizes_embeddings_as_torch_does():
     params["position_embedding"] = resized.numpy()
     time = resize(time, size=3, mode="nearest").transpose(1, 2)
     params["time_embedding"] = time.numpy()
-    clip = jnp.asarray(rule.video(3, 140, 1))
+    clip = jnp.asarray(rule.video(3, 160, 1))
     a = jax.jit(module.apply)(variables, clip)
     b = jax.jit(small.apply)({"params": params}, clip)
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -495,8 +495,8 @@ def test_vivit_resizes_embeddings_linearly(temporal_depth):
     torch = pytest.importorskip("torch")
     resize = torch.nn.functional.interpolate
     fields = {"depth": 1, "temporal_depth": temporal_depth}
-    module, _ = zoo.build("vivit_small", ("a", "b"), frames=16, size=196, **fields)
-    small, _ = zoo.build("vivit_small", ("a", "b"), frames=6, size=140, **fields)
+    module, _ = zoo.build("vivit_small", ("a", "b"), frames=16, size=224, **fields)
+    small, _ = zoo.build("vivit_small", ("a", "b"), frames=6, size=160, **fields)
     variables = jax.tree.map(
         lambda leaf: np.random.default_rng(0).normal(0, 0.1, leaf.shape),
         zoo.variable_shapes(module),
@@ -514,7 +514,7 @@ def test_vivit_resizes_embeddings_linearly(temporal_depth):
         grid = resize(grid, size=want, mode=mode).reshape(1, 192, -1).movedim(1, -1)
         position = torch.cat([position[:, :1], grid], dim=1).numpy()
         params[name] = params[name] | {"position_embedding": position}
-    clip = jnp.asarray(rule.video(6, 140, 1))
+    clip = jnp.asarray(rule.video(6, 160, 1))
     a = jax.jit(module.apply)(variables, clip)
     b = jax.jit(small.apply)({"params": params}, clip)
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
