@@ -94,13 +94,18 @@ def truth(
       the change, to the partner (`after`). Above a half is right.
     """
     known, rows = model.spec.classes, []
-    before = seen(model, videos)
     for change, (partners, changed) in CHANGES.items():
-        after = seen(model, changed(videos))
-        for i, name in enumerate(names):
-            partner = partners.get(name)
-            if partner is None or name not in known or partner not in known:
-                continue
+        paired = [
+            i
+            for i, name in enumerate(names)
+            if name in known and partners.get(name) in known
+        ]
+        if not paired:
+            continue
+        before = seen(model, videos[paired])
+        after = seen(model, changed(videos[paired]))
+        for row, i in enumerate(paired):
+            name, partner = names[i], partners[names[i]]
             own, other = known.index(name), known.index(partner)
             rows.append(
                 {
@@ -108,8 +113,8 @@ def truth(
                     "class": name,
                     "partner": partner,
                     "change": change,
-                    "before": _share(before[i, own], before[i, other]),
-                    "after": _share(after[i, other], after[i, own]),
+                    "before": _share(before[row, own], before[row, other]),
+                    "after": _share(after[row, other], after[row, own]),
                 }
             )
     return rows
