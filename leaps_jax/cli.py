@@ -346,7 +346,7 @@ def _add_demo(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("--label", default="jumping jack", metavar="CLASS", help="a synthetic action")
     add("--out", default="demo", metavar="DIR", help="folder of the run")
-    add("--steps", default="150", metavar="N")
+    add("--steps", default="150", metavar="N", help="150 by default")
     add("--seed", default="1", metavar="N", help="of stimulus and noise")
     _add_overwrite(sub)
 
