@@ -411,6 +411,6 @@ def test_a_model_trains_on_the_data_set(data_dir, tmp_path, capsys):
     words = ["train", "--model", "timesformer_small", "--data", f"tfds:{NAME}/train"]
     words += ["--eval-data", f"tfds:{NAME}/test", "--data-dir", str(data_dir)]
     words += ["--out", str(tmp_path / "weights"), "--steps", "2", "--evaluations", "1"]
-    words += ["--frames", "2", "--size", "14", "--batch", str(jax.device_count())]
+    words += ["--frames", "2", "--size", "16", "--batch", str(jax.device_count())]
     assert main(words) == 0
     assert "46 clips of 23 classes" in capsys.readouterr().err
