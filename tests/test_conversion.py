@@ -14,6 +14,7 @@ import pytest
 
 from leaps_jax import checkpoints, loading, taps, zoo
 from leaps_jax.conversion import namings, rules, sources
+from leaps_jax.conversion.families import resnet
 from leaps_jax.errors import UserError
 from leaps_jax.models import timesformer
 
@@ -232,10 +233,10 @@ def test_weights_of_another_model_are_named():
 
 def test_number_of_classes_comes_from_the_file():
     head = {"head.projection.weight": np.zeros((7, 2048), np.float32)}
-    shape = rules.head_shape(head, namings.RESNET_SLOWFAST, "classifier")
+    shape = rules.head_shape(head, resnet.SLOWFAST, "classifier")
     assert shape == (7, 2048)
     with pytest.raises(UserError) as error:
-        loading._converted("slow_r50", head, namings.RESNET_SLOWFAST)
+        loading._converted("slow_r50", head, resnet.SLOWFAST)
     text = one_line(error)
     assert "tensors missing" in text and "another shape" not in text
 

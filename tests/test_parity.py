@@ -1,84 +1,25 @@
 """Every network against its upstream implementation, on golden data.
 
-The weights follow a rule (golden/rule.py), upstream ran with them, and its logits and
-the moments of all inputs of its norms are stored. Here the weights go under their
-published names through the converter into our modules.
+`parity.py` has the networks and how they are measured; then the containers that files
+come in, and inputs other than the native one.
 """
 
 import pickle
 import re
-from pathlib import Path
 
 import flax.serialization
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity
 import pytest
 from golden import rule
+from parity import NETWORKS, apply, filled, keys_and_shapes, weights
 
-from leaps_jax import loading, taps, zoo
+from leaps_jax import loading, zoo
 from leaps_jax.conversion import namings, rules, sources
 from leaps_jax.errors import UserError
-
-GOLDEN = Path(__file__).parent / "golden"
-
-# golden file -> model of the zoo, expected naming
-NETWORKS = {
-    "ptv_slow_r50": ("slow_r50", "pytorchvideo"),
-    "slowfast_slow_8x8_r50": ("slow_r50", "slowfast"),
-    "ptv_i3d_r50": ("i3d_r50", "pytorchvideo_pooled"),
-    "ptv_c2d_r50": ("c2d_r50", "pytorchvideo_pooled"),
-    "ptv_x3d_xs": ("x3d_xs", "pytorchvideo"),
-    "ptv_x3d_s": ("x3d_s", "pytorchvideo"),
-    "ptv_x3d_m": ("x3d_m", "pytorchvideo"),
-    "ptv_x3d_l": ("x3d_l", "pytorchvideo"),
-    "slowfast_x3d_xs": ("x3d_xs", "slowfast"),
-    "slowfast_x3d_m": ("x3d_m", "slowfast"),
-    "timesformer_official": ("timesformer", "official"),
-    "hf_timesformer_base": ("timesformer", "huggingface"),
-    "hf_vivit_b_16x2": ("vivit_b_16x2", "huggingface"),
-    "scenic_vivit_b_16x2": ("vivit_b_16x2", "scenic"),
-    "scenic_vivit_b_16x2_fe": ("vivit_b_16x2_fe", "scenic"),
-}
-
-
-def keys_and_shapes(golden: str) -> dict[str, tuple[int, ...]]:
-    lines = (GOLDEN / "keys" / f"{golden}.tsv").read_text().splitlines()[1:]
-    rows = (line.split("\t") for line in lines)
-    return {
-        key: () if shape == "scalar" else tuple(map(int, shape.split("x")))
-        for key, shape, *_ in rows
-    }
-
-
-def filled(shapes: dict[str, tuple[int, ...]], seed: int = 1) -> dict[str, np.ndarray]:
-    return {
-        key: np.zeros(shape, np.int64) if value is None else value
-        for key, shape in shapes.items()
-        for value in [rule.tensor(key, shape, seed)]
-    }
-
-
-def weights(golden: str) -> dict[str, np.ndarray]:
-    return filled(keys_and_shapes(golden))
-
-
-def moments_of(module):
-    """A jitted (variables, video) -> logits, {tap: (mean, std)}, and leading axes."""
-    leading: dict[str, int] = {}
-
-    @jax.jit
-    def run(variables, video):
-        logits, found = apply(module, variables, video)
-        leading.update({name: tap.value.shape[0] for name, tap in found.items()})
-        axes = {name: tuple(range(tap.value.ndim - 1)) for name, tap in found.items()}
-        return logits, {
-            name: (tap.value.mean(axes[name]), tap.value.std(axes[name]))
-            for name, tap in found.items()
-        }
-
-    return run, leading
 
 
 def flat(variables) -> dict[str, np.ndarray]:
@@ -99,43 +40,12 @@ def test_the_rule_gives_the_same_numbers_here():
 
 @pytest.mark.parametrize("golden", NETWORKS)
 def test_equals_upstream(golden):
-    name, naming_name = NETWORKS[golden]
-    stored = np.load(GOLDEN / "public" / f"{golden}.npz")
-    source = weights(golden)
-    naming = namings.recognise(name, source)
-    assert naming.name == naming_name
-    model = loading.convert(name, source)
-    seed = int(stored["seed"])
-    clip = rule.video(int(stored["input_frames"]), int(stored["input_size"]), seed)
-    assert clip.shape[1:3] == (model.spec.frames, model.spec.size)
-
-    run, leading = moments_of(model.module)
-    middle = [k for k, v in source.items() if v.ndim >= 2 and not k.endswith("bias")]
-    changed = dict(source)
-    changed[middle[len(middle) // 2]] = changed[middle[len(middle) // 2]] * 1.01
-    with jax.default_matmul_precision("highest"):
-        logits, found = jax.device_get(run(model.variables, clip))
-        changed = rules.convert_tensors(changed, naming, model.variables)
-        control, _ = run(changed, clip)
-
-    tolerance = 5e-5 * stored["logits"].std()
-    error = np.abs(logits - stored["logits"]).max()
-    assert np.abs(np.asarray(control) - stored["logits"]).max() > 10 * tolerance
-
-    leaf = "/scale" if naming.of_flax else ".weight"
-    hooks = [rules.target_path(naming, h + leaf) for h in stored["hook_names"]]
-    assert sorted(hooks) == sorted(found)
-    assert set(leading.values()) == {1}, "a tap's leading axis is the video"
-    worst = 0.0
-    for i, tap in enumerate(hooks):
-        mean = stored[f"hook_{i}_mean"].astype(np.float64)
-        std = stored[f"hook_{i}_std"].astype(np.float64)
-        rms = np.sqrt((mean**2 + std**2).mean())
-        for got, wanted in zip(found[tap], (mean, std), strict=True):
-            worst = max(worst, np.abs(got - wanted).max() / rms)
-    print(f"{golden}: logits {error / stored['logits'].std():.1e}, taps {worst:.1e}")
-    assert error <= tolerance
-    assert worst <= 3e-5
+    found = parity.measure(golden)
+    print(found)
+    assert found.logits <= parity.LOGITS_TOLERANCE
+    assert found.means <= parity.TAPS_TOLERANCE
+    assert found.stds <= found.stds_tolerance
+    assert found.control > 10 * parity.LOGITS_TOLERANCE
 
 
 @pytest.mark.parametrize("golden", ["timesformer_official", "hf_timesformer_base"])
@@ -446,10 +356,6 @@ def test_x3d_averages_logits_of_all_positions(size):
             rows.append(classified(params, x[:, i : i + 5, j : j + 5].mean((0, 1, 2))))
     assert np.abs(logits[0] - np.mean(rows, 0)).max() < 1e-4
     assert np.abs(logits[0] - classified(params, x.mean((0, 1, 2)))).max() > 1e-3
-
-
-def apply(module, variables, video):
-    return taps.apply(module, variables, video, taps.norm_inputs)
 
 
 def head_of(logits, found):

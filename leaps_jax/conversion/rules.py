@@ -42,6 +42,11 @@ LAYOUTS: dict[int, tuple[str, str, tuple[int, ...]]] = {
     2: ("OI", "IO", (1, 0)),
 }
 
+# Of every batch norm of torch.
+BATCH_COUNTER: Rules = (
+    (r"\.num_batches_tracked$", "counts training steps; inference does not use it"),
+)
+
 MOST_SHOWN = 10
 
 

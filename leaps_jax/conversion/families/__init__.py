@@ -1,0 +1,1 @@
+"""The published names of tensors, one file of literal tables a family."""

@@ -1,0 +1,191 @@
+"""Networks against their upstream implementations, on golden data.
+
+The weights follow a rule (golden/rule.py), upstream ran with them, and its logits and
+the moments of all inputs of its norms are stored. Here the weights go under their
+published names through the converter into our modules.
+
+`python tests/parity.py [NAME ...]` prints the table of all, or of those whose golden
+file or model has one of the names in it.
+"""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from golden import rule
+
+from leaps_jax import loading, taps
+from leaps_jax.conversion import namings, rules
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# golden file -> model of the zoo, expected naming. `NAME@TxS` is network NAME on clips
+# of T frames of S pixels where that is not what the model is made for.
+NETWORKS = {
+    "ptv_slow_r50": ("slow_r50", "pytorchvideo"),
+    "slowfast_slow_8x8_r50": ("slow_r50", "slowfast"),
+    "ptv_i3d_r50": ("i3d_r50", "pytorchvideo_pooled"),
+    "ptv_c2d_r50": ("c2d_r50", "pytorchvideo_pooled"),
+    "ptv_x3d_xs": ("x3d_xs", "pytorchvideo"),
+    "ptv_x3d_s": ("x3d_s", "pytorchvideo"),
+    "ptv_x3d_m": ("x3d_m", "pytorchvideo"),
+    "ptv_x3d_l": ("x3d_l", "pytorchvideo"),
+    "slowfast_x3d_xs": ("x3d_xs", "slowfast"),
+    "slowfast_x3d_m": ("x3d_m", "slowfast"),
+    "timesformer_official": ("timesformer", "official"),
+    "hf_timesformer_base": ("timesformer", "huggingface"),
+    "hf_vivit_b_16x2": ("vivit_b_16x2", "huggingface"),
+    "scenic_vivit_b_16x2": ("vivit_b_16x2", "scenic"),
+    "scenic_vivit_b_16x2_fe": ("vivit_b_16x2_fe", "scenic"),
+}
+
+# Float32 rounding is at most 8e-6 of logits and 7e-6 of taps (of upstream against
+# itself in float64), a tensor that is 1 % off changes logits by 2e-3 and more.
+LOGITS_TOLERANCE = 5e-5
+TAPS_TOLERANCE = 3e-5
+TAPS_TOLERANCE_FLOAT16 = 2e-3  # standard deviations of files that store them so
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """How far a network is from upstream.
+
+    Attributes:
+      logits: the largest difference, in standard deviations of the logits.
+      means: the largest difference of a tap's mean over a channel, in the tap's rms.
+      stds: likewise of its standard deviation.
+      stds_tolerance: of those, by the precision that they are stored in.
+      control: `logits` with one tensor in the middle of the source 1 % larger.
+      seconds: of conversion, compilation and two passes.
+    """
+
+    logits: float
+    means: float
+    stds: float
+    stds_tolerance: float
+    control: float
+    seconds: float
+
+
+def keys_and_shapes(golden: str) -> dict[str, tuple[int, ...]]:
+    """The published names of a network's tensors, with their shapes."""
+    network = golden.partition("@")[0]
+    lines = (GOLDEN / "keys" / f"{network}.tsv").read_text().splitlines()[1:]
+    rows = (line.split("\t") for line in lines)
+    return {
+        key: () if shape == "scalar" else tuple(map(int, shape.split("x")))
+        for key, shape, *_ in rows
+    }
+
+
+def filled(shapes: dict[str, tuple[int, ...]], seed: int = 1) -> dict[str, np.ndarray]:
+    """Tensors by the rule; counters and indices, which it leaves out, are zero."""
+    return {
+        key: np.zeros(shape, np.int64) if value is None else value
+        for key, shape in shapes.items()
+        for value in [rule.tensor(key, shape, seed)]
+    }
+
+
+def weights(golden: str) -> dict[str, np.ndarray]:
+    return filled(keys_and_shapes(golden))
+
+
+def apply(module, variables, video):
+    return taps.apply(module, variables, video, taps.norm_inputs)
+
+
+def measure(golden: str) -> Parity:
+    """Runs one network as its golden file did.
+
+    Raises:
+      AssertionError: the file is taken for another naming, a tap has no counterpart
+        or its leading axis is not the video.
+    """
+    start = time.monotonic()
+    name, naming_name = NETWORKS[golden]
+    stored = np.load(GOLDEN / "public" / f"{golden}.npz")
+    source = weights(golden)
+    naming = namings.recognise(name, source)
+    assert naming.name == naming_name
+    model = loading.convert(name, source)
+    seed = int(stored["seed"])
+    clip = rule.video(int(stored["input_frames"]), int(stored["input_size"]), seed)
+    if "@" not in golden:
+        assert clip.shape[1:3] == (model.spec.frames, model.spec.size)
+
+    matrices = [k for k, v in source.items() if v.ndim >= 2 and not k.endswith("bias")]
+    middle = matrices[len(matrices) // 2]
+    leading: dict[str, int] = {}
+
+    @jax.jit
+    def run(variables, video):
+        logits, found = apply(model.module, variables, video)
+        leading.update({name: tap.value.shape[0] for name, tap in found.items()})
+        axes = {name: tuple(range(tap.value.ndim - 1)) for name, tap in found.items()}
+        return logits, {
+            name: (tap.value.mean(axes[name]), tap.value.std(axes[name]))
+            for name, tap in found.items()
+        }
+
+    with jax.default_matmul_precision("highest"):
+        logits, found = jax.device_get(run(model.variables, clip))
+        source[middle] = source[middle] * 1.01
+        changed = rules.convert_tensors(source, naming, model.variables)
+        control, _ = jax.device_get(run(changed, clip))
+
+    hooks = [_tap_of(naming, hook) for hook in stored["hook_names"]]
+    assert sorted(hooks) == sorted(found)
+    assert set(leading.values()) == {1}, "a tap's leading axis is the video"
+    means, stds = [], []
+    for i, tap in enumerate(hooks):
+        mean = stored[f"hook_{i}_mean"].astype(np.float64)
+        std = stored[f"hook_{i}_std"].astype(np.float64)
+        rms = np.sqrt((mean**2 + std**2).mean())
+        means.append(np.abs(found[tap][0] - mean).max() / rms)
+        stds.append(np.abs(found[tap][1] - std).max() / rms)
+    half = stored["hook_0_std"].dtype == np.float16
+    spread = stored["logits"].std()
+    return Parity(
+        logits=float(np.abs(logits - stored["logits"]).max() / spread),
+        means=float(max(means)),
+        stds=float(max(stds)),
+        stds_tolerance=TAPS_TOLERANCE_FLOAT16 if half else TAPS_TOLERANCE,
+        control=float(np.abs(control - stored["logits"]).max() / spread),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _tap_of(naming: rules.Naming, hook: str) -> str:
+    """Our tap of an upstream module, `name#2` for the second run of one."""
+    module, mark, call = hook.partition("#")
+    leaf = "/scale" if naming.of_flax else ".weight"
+    return rules.target_path(naming, module + leaf) + mark + call
+
+
+def main(wanted: list[str]) -> None:
+    """Prints one row a network."""
+    print(f"| {'model':18} | naming | logits | worst tap | 1 % control | s |")
+    print("|---|---|---|---|---|---|")
+    for golden, (name, naming) in NETWORKS.items():
+        if wanted and not any(word in golden or word in name for word in wanted):
+            continue
+        clip = "".join(golden.partition("@")[1:])
+        found = measure(golden)
+        worst = f"{found.means:.1e}"
+        if found.stds > found.means:
+            worst = f"{found.stds:.1e}"
+        if found.stds_tolerance > TAPS_TOLERANCE:
+            worst = f"{found.means:.1e} (std {found.stds:.1e}, stored as float16)"
+        print(
+            f"| {name + clip:18} | {naming} | {found.logits:.1e} | {worst} |"
+            f" {found.control:.1e} | {found.seconds:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
