@@ -15,21 +15,24 @@ LAYERS = [
     {"config"},
     {"video", "transforms", "models.layers", "actions.motions"},
     {"models.resnet", "models.x3d", "models.timesformer", "models.vivit"},
-    {"actions.scenes"},
+    {"entries", "actions.scenes"},
     {"taps"},
     {"objectives", "checkpoints", "conversion.rules", "parallel"},
-    {"zoo", "synthesis"},
+    {"zoo", "synthesis", "conversion.families.resnet"},
+    {f"conversion.families.{name}" for name in ("x3d", "timesformer", "vivit")},
     {"conversion.namings"},
     {"stimuli", "render", "training", "evaluation", "conversion.sources", "progress"},
     {"loading", "contact_sheet"},
     {"actions.gallery"},
     {"actions.dataset"},
     {"runs"},
+    {"arguments"},
     {"cli"},
     {"__main__"},
 ]
 #: The package's door: it imports what users call, and its version is read from it.
 DOOR = {"__init__", "models.__init__", "conversion.__init__", "actions.__init__"}
+DOOR |= {"conversion.families.__init__"}
 #: Packages that only these modules may import.
 KEPT = {
     "orbax": {"checkpoints"},
