@@ -46,7 +46,12 @@ def parser() -> argparse.ArgumentParser:
         "Convert published weights to a checkpoint of this project.",
         "leaps-jax convert slow_r50 SLOW_8x8_R50.pyth slow_r50/",
     )
-    sub.add_argument("name", metavar="NAME", help="a name of `leaps-jax models`")
+    sub.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="a name of `leaps-jax models`; left out, recognised by names and shapes",
+    )
     sub.add_argument(
         "source",
         metavar="SOURCE",
