@@ -45,6 +45,7 @@ def test_equals_upstream(golden):
     assert found.logits <= parity.LOGITS_TOLERANCE
     assert found.means <= parity.TAPS_TOLERANCE
     assert found.stds <= found.stds_tolerance
+    assert found.bfloat16 <= parity.BFLOAT16_TOLERANCE
     assert found.control > 10 * parity.LOGITS_TOLERANCE
 
 
