@@ -6,13 +6,18 @@ from typing import Any
 
 import flax.linen as nn
 
-from leaps_jax.models import resnet, timesformer, vivit, x3d
+from leaps_jax.models import resnet, resnet18, timesformer, vivit, x3d
 
 Channels = tuple[float, float, float]
 
 PYTORCHVIDEO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
+MMACTION2 = "https://download.openmmlab.com/mmaction/v1.0/recognition/"
 SCENIC = "https://storage.googleapis.com/scenic-bucket/"
+TORCHVISION = "https://download.pytorch.org/models/"
 SLOWFAST = "https://dl.fbaipublicfiles.com/pyslowfast/"
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +61,10 @@ class Entry:
     std: Channels = (0.225, 0.225, 0.225)
 
 
-# Clips and addresses from the model zoos of pytorchvideo, SlowFast and Scenic, whose
-# code is Apache-2.0 (as are the weights they publish with it), and of TimeSformer. The
-# copy of Scenic's joint ViViT at Hugging Face has a card of its own.
+# Clips and addresses from the model zoos of pytorchvideo, SlowFast, mmaction2 and
+# Scenic, whose code is Apache-2.0, and of torchvision, whose code is BSD-3-Clause (as
+# are the weights they publish with it), and of TimeSformer. The copy of Scenic's joint
+# ViViT at Hugging Face has a card of its own.
 ENTRIES = (
     Entry(
         "slow_r50",
@@ -274,6 +280,115 @@ ENTRIES = (
         namings=("scenic",),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+    ),
+    Entry(
+        "r2plus1d_r50",
+        "R(2+1)D R50",
+        "resnet",
+        resnet.ResNet,
+        resnet.VARIANTS["r2plus1d_r50"],
+        frames=16,
+        stride=4,
+        size=224,
+        parameters=28_107_600,
+        gmacs=57.53,
+        taps=69,
+        licence="Apache-2.0",
+        weights=(PYTORCHVIDEO + "R2PLUS1D_16x4_R50.pyth",),
+        namings=("pytorchvideo",),
+    ),
+    Entry(
+        "csn_r50",
+        "ir-CSN R50",
+        "resnet",
+        resnet.ResNet,
+        resnet.VARIANTS["csn_r50"],
+        frames=32,
+        stride=2,
+        size=224,
+        parameters=13_131_152,
+        gmacs=42.31,
+        taps=53,
+        licence="Apache-2.0",
+        weights=(
+            MMACTION2 + "csn/"
+            "ircsn_ig65m-pretrained-r50-bnfrozen_8xb12-32x2x1-58e_kinetics400-rgb/"
+            "ircsn_ig65m-pretrained-r50-bnfrozen_8xb12-32x2x1-58e_kinetics400-rgb_"
+            "20220811-44395bae.pth",
+        ),
+        namings=("mmaction2", "pytorchvideo"),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ),
+    Entry(
+        "csn_r101",
+        "ir-CSN R101",
+        "resnet",
+        resnet.ResNet,
+        resnet.VARIANTS["csn_r101"],
+        frames=32,
+        stride=2,
+        size=224,
+        parameters=22_213_776,
+        gmacs=56.47,
+        taps=104,
+        licence="Apache-2.0",
+        weights=(PYTORCHVIDEO + "CSN_32x2_R101.pyth",),
+        namings=("pytorchvideo",),
+    ),
+    Entry(
+        "r3d_18",
+        "R3D-18",
+        "resnet18",
+        resnet18.ResNet18,
+        resnet18.VARIANTS["r3d_18"],
+        frames=16,
+        stride=2,
+        size=112,
+        parameters=33_371_472,
+        gmacs=40.70,
+        taps=20,
+        licence="BSD-3-Clause",
+        weights=(TORCHVISION + "r3d_18-b3b3357e.pth",),
+        namings=("torchvision",),
+        mean=(0.43216, 0.394666, 0.37645),
+        std=(0.22803, 0.22145, 0.216989),
+    ),
+    Entry(
+        "mc3_18",
+        "MC3-18",
+        "resnet18",
+        resnet18.ResNet18,
+        resnet18.VARIANTS["mc3_18"],
+        frames=16,
+        stride=2,
+        size=112,
+        parameters=11_695_440,
+        gmacs=43.34,
+        taps=20,
+        licence="BSD-3-Clause",
+        weights=(TORCHVISION + "mc3_18-a90a0ba3.pth",),
+        namings=("torchvision",),
+        mean=(0.43216, 0.394666, 0.37645),
+        std=(0.22803, 0.22145, 0.216989),
+    ),
+    Entry(
+        "r2plus1d_18",
+        "R(2+1)D-18",
+        "resnet18",
+        resnet18.ResNet18,
+        resnet18.VARIANTS["r2plus1d_18"],
+        frames=16,
+        stride=2,
+        size=112,
+        parameters=31_505_325,
+        gmacs=40.52,
+        taps=37,
+        licence="BSD-3-Clause",
+        weights=(TORCHVISION + "r2plus1d_18-91a641e6.pth",),
+        namings=("torchvision",),
+        mean=(0.43216, 0.394666, 0.37645),
+        std=(0.22803, 0.22145, 0.216989),
     ),
     # this project's: for data sets of a few thousand short clips
     Entry(

@@ -14,12 +14,21 @@ LAYERS = [
     {"errors"},
     {"config"},
     {"video", "transforms", "models.layers", "actions.motions"},
-    {"models.resnet", "models.x3d", "models.timesformer", "models.vivit"},
+    {
+        "models.resnet",
+        "models.resnet18",
+        "models.x3d",
+        "models.timesformer",
+        "models.vivit",
+    },
     {"entries", "actions.scenes"},
     {"taps"},
     {"objectives", "checkpoints", "conversion.rules", "parallel"},
     {"zoo", "synthesis", "conversion.families.resnet"},
-    {f"conversion.families.{name}" for name in ("x3d", "timesformer", "vivit")},
+    {
+        f"conversion.families.{name}"
+        for name in ("resnet18", "x3d", "timesformer", "vivit")
+    },
     {"conversion.namings"},
     {"stimuli", "render", "training", "evaluation", "conversion.sources", "progress"},
     {"loading", "contact_sheet"},

@@ -4,13 +4,20 @@ import re
 from collections.abc import Iterable
 
 from leaps_jax import zoo
-from leaps_jax.conversion.families import resnet, timesformer, vivit, x3d
+from leaps_jax.conversion.families import (
+    resnet,
+    resnet18,
+    timesformer,
+    vivit,
+    x3d,
+)
 from leaps_jax.conversion.rules import Naming
 from leaps_jax.errors import UserError
 
 # Family of the zoo -> the namings that its weights come in.
 NAMINGS: dict[str, tuple[Naming, ...]] = {
     "resnet": resnet.NAMINGS,
+    "resnet18": resnet18.NAMINGS,
     "x3d": x3d.NAMINGS,
     "timesformer": timesformer.NAMINGS,
     "vivit": vivit.NAMINGS,
@@ -18,12 +25,6 @@ NAMINGS: dict[str, tuple[Naming, ...]] = {
 
 # A key that only files of this kind have, for the message about a wrong file.
 FOREIGN = (
-    (r"\.conv_b\.conv_xy\.", "an R(2+1)D of pytorchvideo"),
-    (
-        r"^blocks\.3\.res_blocks\.22\.branch2\.norm_b\.weight$",
-        "a 3D ResNet-101 (CSN for example)",
-    ),
-    (r"^layer1\.0\.conv1\.", "a video ResNet-18 of torchvision"),
     (r"\.F\.attn\.", "a reversible MViT"),
     (r"relative_position_bias_table$", "a Video Swin"),
     (r"^backbone\.transformer\.dec\.", "a UniFormerV2"),

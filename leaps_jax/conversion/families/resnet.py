@@ -1,4 +1,4 @@
-"""3D ResNets: Slow, I3D and C2D."""
+"""3D ResNets of bottleneck blocks: Slow, I3D, C2D, R(2+1)D and CSN."""
 
 from leaps_jax.conversion.rules import BATCH_COUNTER, Naming, Rules
 
@@ -11,14 +11,21 @@ PYTORCHVIDEO_BLOCK: Rules = (
 )
 PYTORCHVIDEO = Naming(
     "pytorchvideo",
-    rules=(*PYTORCHVIDEO_BLOCK, (r"^blocks\.5\.proj\.", "classifier.")),
+    rules=(
+        *PYTORCHVIDEO_BLOCK,
+        # R(2+1)D's
+        (r"\.conv_b\.conv_t\.", ".conv_b.conv_time."),
+        (r"\.conv_b\.conv_xy\.", ".conv_b.conv_space."),
+        (r"^blocks\.5\.proj\.", "classifier."),
+    ),
     ignored=BATCH_COUNTER,
     marks=(
         r"^blocks\.0\.conv\.weight$",
-        r"^blocks\.1\.res_blocks\.0\.branch2\.conv_b\.weight$",
+        r"^blocks\.1\.res_blocks\.0\.branch2\.conv_b\.(conv_xy\.)?weight$",
         r"^blocks\.4\.res_blocks\.2\.branch2",
         r"^blocks\.5\.proj\.weight$",
     ),
+    overrides=(("norm_epsilon", 1e-5),),
 )
 # I3D and C2D: the temporal pool after stage 1 is block 2, what follows is shifted.
 PYTORCHVIDEO_POOLED = Naming(
@@ -92,5 +99,30 @@ CAFFE2 = Naming(
     ),
     marks=(r"^conv1_w$", r"^res_conv1_bn_riv$", r"^res5_2_branch2c_w$", r"^pred_w$"),
 )
+# mmaction2: the middle convolution of CSN is the only one of a sequence.
+MMACTION2 = Naming(
+    "mmaction2",
+    rules=(
+        (r"^backbone\.conv1\.conv\.", "stem.conv."),
+        (r"^backbone\.conv1\.bn\.", "stem.norm."),
+        (r"^backbone\.layer(\d)\.(\d+)\.", r"stage\1.block\2."),
+        (r"\.downsample\.conv\.", ".shortcut_conv."),
+        (r"\.downsample\.bn\.", ".shortcut_norm."),
+        (r"\.conv1\.conv\.", ".conv_a."),
+        (r"\.conv1\.bn\.", ".norm_a."),
+        (r"\.conv2\.0\.conv\.", ".conv_b."),
+        (r"\.conv2\.0\.bn\.", ".norm_b."),
+        (r"\.conv3\.conv\.", ".conv_c."),
+        (r"\.conv3\.bn\.", ".norm_c."),
+        (r"^cls_head\.fc_cls\.", "classifier."),
+    ),
+    ignored=BATCH_COUNTER,
+    marks=(
+        r"^backbone\.conv1\.conv\.weight$",
+        r"^backbone\.layer4\.2\.conv2\.0\.bn\.running_var$",
+        r"^cls_head\.fc_cls\.weight$",
+    ),
+    overrides=(("norm_epsilon", 1e-3),),
+)
 
-NAMINGS = (PYTORCHVIDEO, PYTORCHVIDEO_POOLED, SLOWFAST, CAFFE2)
+NAMINGS = (PYTORCHVIDEO, PYTORCHVIDEO_POOLED, SLOWFAST, CAFFE2, MMACTION2)
