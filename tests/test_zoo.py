@@ -14,6 +14,12 @@ PARAMETERS = {
     "slow_r50": 32_454_096,
     "slow_r50_4x16": 32_454_096,
     "i3d_r50": 28_043_472,
+    "r2plus1d_r50": 28_107_600,
+    "csn_r50": 13_131_152,
+    "csn_r101": 22_213_776,
+    "r3d_18": 33_371_472,
+    "mc3_18": 11_695_440,
+    "r2plus1d_18": 31_505_325,
     "x3d_xs": 3_794_322,
     "x3d_l": 6_153_432,
     "timesformer": 121_566_352,
@@ -24,6 +30,12 @@ GMACS = {
     "slow_r50": 41.74,
     "slow_r50_4x16": 20.87,
     "i3d_r50": 28.41,
+    "r2plus1d_r50": 57.53,
+    "csn_r50": 42.31,
+    "csn_r101": 56.47,
+    "r3d_18": 40.70,
+    "mc3_18": 43.34,
+    "r2plus1d_18": 40.52,
     "x3d_xs": 0.605,
     "x3d_s": 1.963,
     "x3d_m": 4.732,
@@ -32,6 +44,7 @@ GMACS = {
     "vivit_b_16x2": 451.5,
     "vivit_b_16x2_fe": 283,
 }
+RESNET18 = [name for name in zoo.names() if zoo.entry(name).family == "resnet18"]
 VIVIT = [name for name in zoo.names() if name.startswith("vivit_") and "16x2" in name]
 SMALL = [name for name in zoo.names() if name.endswith("_small")]
 
@@ -45,7 +58,20 @@ def test_counts_are_what_the_table_and_the_papers_say(name):
     assert entry.gmacs == pytest.approx(GMACS.get(name, entry.gmacs), rel=1e-2)
 
 
-@pytest.mark.parametrize("name", ["slow_r50", "x3d_xs", "timesformer", *VIVIT, *SMALL])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "slow_r50",
+        "r2plus1d_r50",
+        "csn_r50",
+        "csn_r101",
+        *RESNET18,
+        "x3d_xs",
+        "timesformer",
+        *VIVIT,
+        *SMALL,
+    ],
+)
 def test_number_of_taps(name):
     module, spec = zoo.build(name, ("a",))
     model = taps.Model(module, zoo.variable_shapes(module), spec)
@@ -198,6 +224,8 @@ def test_depthwise_convolution_is_one(stride):
     [
         ("x3d_xs", (1, 2, 160, 160, 3), "more frames"),
         ("slow_r50_4x16", (1, 4, 160, 160, 3), "larger size"),
+        ("r2plus1d_r50", (1, 12, 224, 224, 3), "4x7x7 .* 3x7x7; use more frames"),
+        ("csn_r101", (1, 32, 192, 192, 3), "4x7x7 .* 4x6x6; .*larger size"),
         ("timesformer_small", (1, 4, 100, 100, 3), "multiple of 16"),
         ("vivit_small", (1, 4, 112, 100, 3), "4x112x100.*tubelets of 2x16x16"),
         ("vivit_small", (1, 5, 112, 112, 3), "5x112x112.*multiple"),

@@ -17,7 +17,7 @@ convolution of its own before the spatial one, CSN in one that keeps channels ap
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -104,6 +104,9 @@ class Bottleneck(nn.Module):
                 )(x, train=train)
             case "channel-wise":
                 x = DepthwiseConv((3, 3, 3), stride, dtype, name="conv_b")(x)
+            case other:
+                known = ", ".join(get_args(Middle))
+                raise ValueError(f"middle={other!r}: must be one of {known}")
         x = nn.relu(norm(name="norm_b")(x))
         x = conv(outer, (1, 1, 1), dtype=dtype, name="conv_c")(x)
         # a scale of zero makes the block the identity when training starts
