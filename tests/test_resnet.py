@@ -1,5 +1,7 @@
 """Bottleneck 3D ResNets: strides, the middle of a block, the head, who is who."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,12 +151,17 @@ def test_gradients_remat_and_bfloat16(name):
     (_, logits), gradient = run(module)
     by_frame = np.abs(gradient).max((0, 2, 3, 4))
     assert np.isfinite(gradient).all() and (by_frame > 1e-3 * by_frame.max()).all()
-    (_, again), recomputed = run(module.clone(remat=True))
+    remat = module.clone(remat=True)
+    assert "= remat" in str(jax.make_jaxpr(remat.apply)(variables, video))
+    (_, again), recomputed = run(remat)
     np.testing.assert_allclose(logits, again, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
         gradient, recomputed, rtol=1e-3, atol=1e-5 * np.abs(gradient).max()
     )
-    (_, half), gradient = run(module.clone(dtype=jnp.bfloat16))
+    coarse = module.clone(dtype=jnp.bfloat16)
+    jaxpr = str(jax.make_jaxpr(coarse.apply)(variables, video))
+    assert set(re.findall(r":(\w+)\[[\d,]*\] = conv_general", jaxpr)) == {"bf16"}
+    (_, half), gradient = run(coarse)
     assert half.dtype == logits.dtype == jnp.float32
     assert 0 < np.linalg.norm(half - logits) < 0.05 * np.linalg.norm(logits)
     assert np.isfinite(gradient).all()
