@@ -6,13 +6,14 @@ from typing import Any
 
 import flax.linen as nn
 
-from leaps_jax.models import resnet, timesformer, vivit, x3d
+from leaps_jax.models import resnet, timesformer, uniformerv2, vivit, x3d
 
 Channels = tuple[float, float, float]
 
 PYTORCHVIDEO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
 SCENIC = "https://storage.googleapis.com/scenic-bucket/"
 SLOWFAST = "https://dl.fbaipublicfiles.com/pyslowfast/"
+UNIFORMERV2 = "https://pjlab-gvm-data.oss-cn-shanghai.aliyuncs.com/uniformerv2/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +275,58 @@ ENTRIES = (
         namings=("scenic",),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+    ),
+    # UniFormerV2 takes frames from the whole of a clip: the strides are those of ten
+    # seconds. No weight depends on the number of frames: a file of L/14 loads as either
+    # of its models. Its code is Apache-2.0; the weights started from CLIP's and were
+    # trained on Kinetics-710 first, and whether further terms follow is unverified.
+    Entry(
+        "uniformerv2_b_16_8",
+        "UniFormerV2-B/16 (8 frames)",
+        "uniformerv2",
+        uniformerv2.UniFormerV2,
+        uniformerv2.VARIANTS["uniformerv2_b_16_8"],
+        frames=8,
+        stride=37,
+        size=224,
+        parameters=114_552_208,
+        gmacs=148.1,
+        taps=38,
+        licence="Apache-2.0; of CLIP and Kinetics-710 unverified",
+        weights=(UNIFORMERV2 + "k400/k400_k710_uniformerv2_b16_8x224.pyth",),
+        namings=("official",),
+    ),
+    Entry(
+        "uniformerv2_l_14_8",
+        "UniFormerV2-L/14 (8 frames)",
+        "uniformerv2",
+        uniformerv2.UniFormerV2,
+        uniformerv2.VARIANTS["uniformerv2_l_14_8"],
+        frames=8,
+        stride=37,
+        size=224,
+        parameters=354_099_600,
+        gmacs=665.6,
+        taps=62,
+        licence="Apache-2.0; of CLIP and Kinetics-710 unverified",
+        weights=(UNIFORMERV2 + "k400/k400_k710_uniformerv2_l14_8x224.pyth",),
+        namings=("official",),
+    ),
+    Entry(
+        "uniformerv2_l_14_16",
+        "UniFormerV2-L/14 (16 frames)",
+        "uniformerv2",
+        uniformerv2.UniFormerV2,
+        uniformerv2.VARIANTS["uniformerv2_l_14_16"],
+        frames=16,
+        stride=18,
+        size=224,
+        parameters=354_099_600,
+        gmacs=1331.2,
+        taps=62,
+        licence="Apache-2.0; of CLIP and Kinetics-710 unverified",
+        weights=(UNIFORMERV2 + "k400/k400_k710_uniformerv2_l14_16x224.pyth",),
+        namings=("official",),
     ),
     # this project's: for data sets of a few thousand short clips
     Entry(

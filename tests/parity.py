@@ -41,6 +41,8 @@ NETWORKS = {
     "hf_vivit_b_16x2": ("vivit_b_16x2", "huggingface"),
     "scenic_vivit_b_16x2": ("vivit_b_16x2", "scenic"),
     "scenic_vivit_b_16x2_fe": ("vivit_b_16x2_fe", "scenic"),
+    "uniformerv2_b_16_8": ("uniformerv2_b_16_8", "official"),
+    "uniformerv2_l_14_8": ("uniformerv2_l_14_8", "official"),
 }
 
 # Float32 rounding is at most 8e-6 of logits and 7e-6 of taps (of upstream against
