@@ -199,7 +199,7 @@ class UniFormerV2(nn.Module):
         block, global_block = Block, GlobalBlock
         if self.remat:
             block, global_block = nn.remat(Block), nn.remat(GlobalBlock)
-        first = self.depth - self.global_depth
+        first = max(self.depth - self.global_depth, 0)
         for i in range(self.depth):
             x = block(self.heads, self.dtype, name=f"block{i}")(x)
             if i >= first:
