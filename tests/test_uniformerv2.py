@@ -109,6 +109,8 @@ def reference(source, video):
 @pytest.mark.parametrize("frames", [1, 3])
 def test_the_network_is_its_equations(frames):
     source, video = small_source(), rule.video(frames, 12, 1)
+    for key in ("conv1.weight", "class_embedding", "positional_embedding"):
+        source[f"backbone.{key}"] *= 0.01  # small enough for the ε of norms to count
     module, variables = small_network(source)
     wanted = reference(source, video[0].astype(np.float64))
     got = jax.jit(module.apply)(variables, video)
