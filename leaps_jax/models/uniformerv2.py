@@ -39,7 +39,10 @@ Norm = functools.partial(LayerNorm, epsilon=1e-5)
 
 
 class QueriesKeysValues(nn.Module):
-    """Queries of one sequence, keys and values of another, by columns of one matrix."""
+    """Queries of one sequence, keys and values of another, by columns of one matrix.
+
+    Where the two are different sequences, `nn.Dense` would compute columns in vain.
+    """
 
     heads: int
     dtype: jnp.dtype | None = None
