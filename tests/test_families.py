@@ -15,6 +15,7 @@ SMALLEST = {
     "x3d": ("x3d_xs", {"depths": (1, 1, 2, 1)}, 4, 32),
     "timesformer": ("timesformer", {"depth": 2}, 4, 16),
     "vivit": ("vivit_b_16x2", {"depth": 2}, 4, 16),
+    "uniformerv2": ("uniformerv2_b_16_8", {"depth": 2}, 4, 16),
 }
 CLASSES = tuple("abcde")
 
