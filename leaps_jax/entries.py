@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from leaps_jax.models import resnet, resnet18, timesformer, vivit, x3d
+from leaps_jax.models import resnet, resnet18, timesformer, uniformerv2, vivit, x3d
 
 Channels = tuple[float, float, float]
 
@@ -15,6 +15,7 @@ MMACTION2 = "https://download.openmmlab.com/mmaction/v1.0/recognition/"
 SCENIC = "https://storage.googleapis.com/scenic-bucket/"
 TORCHVISION = "https://download.pytorch.org/models/"
 SLOWFAST = "https://dl.fbaipublicfiles.com/pyslowfast/"
+UNIFORMERV2 = "https://pjlab-gvm-data.oss-cn-shanghai.aliyuncs.com/uniformerv2/"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -224,6 +225,43 @@ ENTRIES = (
         ),
         namings=("official", "huggingface"),
     ),
+    # HR and L: the repository's page has the addresses of the official files. Whether
+    # Hugging Face has L for Kinetics-400 is unverified; it would be named as HR is.
+    Entry(
+        "timesformer_hr",
+        "TimeSformer-HR (divided, 16x16)",
+        "timesformer",
+        timesformer.TimeSformer,
+        timesformer.VARIANTS["timesformer_hr"],
+        frames=16,
+        stride=16,
+        size=448,
+        parameters=122_024_080,
+        gmacs=1703,
+        taps=37,
+        licence="CC BY-NC 4.0, non-commercial",
+        weights=(
+            "https://github.com/facebookresearch/TimeSformer",
+            "https://huggingface.co/facebook/timesformer-hr-finetuned-k400",
+        ),
+        namings=("official", "huggingface"),
+    ),
+    Entry(
+        "timesformer_l",
+        "TimeSformer-L (divided, 96x4)",
+        "timesformer",
+        timesformer.TimeSformer,
+        timesformer.VARIANTS["timesformer_l"],
+        frames=96,
+        stride=4,
+        size=224,
+        parameters=121_633_936,
+        gmacs=2380,
+        taps=37,
+        licence="CC BY-NC 4.0, non-commercial",
+        weights=("https://github.com/facebookresearch/TimeSformer",),
+        namings=("official", "huggingface"),
+    ),
     Entry(
         "vivit_b_16x2",
         "ViViT-B/16x2 (joint)",
@@ -389,6 +427,58 @@ ENTRIES = (
         namings=("torchvision",),
         mean=(0.43216, 0.394666, 0.37645),
         std=(0.22803, 0.22145, 0.216989),
+    ),
+    # UniFormerV2 takes frames from the whole of a clip: the strides are those of ten
+    # seconds. No weight depends on the number of frames: a file of L/14 loads as either
+    # of its models. Its code is Apache-2.0; the weights started from CLIP's and were
+    # trained on Kinetics-710 first, and whether further terms follow is unverified.
+    Entry(
+        "uniformerv2_b_16_8",
+        "UniFormerV2-B/16 (8 frames)",
+        "uniformerv2",
+        uniformerv2.UniFormerV2,
+        uniformerv2.VARIANTS["uniformerv2_b_16_8"],
+        frames=8,
+        stride=37,
+        size=224,
+        parameters=114_552_208,
+        gmacs=148.1,
+        taps=38,
+        licence="Apache-2.0 (terms of CLIP and Kinetics-710 unverified)",
+        weights=(UNIFORMERV2 + "k400/k400_k710_uniformerv2_b16_8x224.pyth",),
+        namings=("official",),
+    ),
+    Entry(
+        "uniformerv2_l_14_8",
+        "UniFormerV2-L/14 (8 frames)",
+        "uniformerv2",
+        uniformerv2.UniFormerV2,
+        uniformerv2.VARIANTS["uniformerv2_l_14_8"],
+        frames=8,
+        stride=37,
+        size=224,
+        parameters=354_099_600,
+        gmacs=665.6,
+        taps=62,
+        licence="Apache-2.0 (terms of CLIP and Kinetics-710 unverified)",
+        weights=(UNIFORMERV2 + "k400/k400_k710_uniformerv2_l14_8x224.pyth",),
+        namings=("official",),
+    ),
+    Entry(
+        "uniformerv2_l_14_16",
+        "UniFormerV2-L/14 (16 frames)",
+        "uniformerv2",
+        uniformerv2.UniFormerV2,
+        uniformerv2.VARIANTS["uniformerv2_l_14_16"],
+        frames=16,
+        stride=18,
+        size=224,
+        parameters=354_099_600,
+        gmacs=1331.2,
+        taps=62,
+        licence="Apache-2.0 (terms of CLIP and Kinetics-710 unverified)",
+        weights=(UNIFORMERV2 + "k400/k400_k710_uniformerv2_l14_16x224.pyth",),
+        namings=("official",),
     ),
     # this project's: for data sets of a few thousand short clips
     Entry(

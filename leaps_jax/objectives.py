@@ -254,7 +254,8 @@ def diversity(relative: bool = True) -> Objective:
             of_mean, of_var = norm(first), norm(second - jnp.square(first) - var)
             if relative:
                 size = jnp.sqrt((jnp.square(mean) + var).sum())
-                of_mean, of_var = of_mean / size, of_var / norm(var)
+                # a token that has seen nothing yet has a variance of 0
+                of_mean, of_var = of_mean / size, of_var / (norm(var) + 1e-12)
                 of_mean /= len(context.verifier_taps)
                 of_var /= len(context.verifier_taps)
             total += of_mean + of_var

@@ -9,26 +9,19 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 
+FAMILIES = {path.stem for path in (PACKAGE / "conversion" / "families").glob("*.py")}
+FAMILIES -= {"__init__"}
 #: Bottom first. A module may import modules of lower layers only.
 LAYERS = [
     {"errors"},
     {"config"},
     {"video", "transforms", "models.layers", "actions.motions"},
-    {
-        "models.resnet",
-        "models.resnet18",
-        "models.x3d",
-        "models.timesformer",
-        "models.vivit",
-    },
+    {f"models.{name}" for name in FAMILIES},
     {"entries", "actions.scenes"},
     {"taps"},
     {"objectives", "checkpoints", "conversion.rules", "parallel"},
     {"zoo", "synthesis", "conversion.families.resnet"},
-    {
-        f"conversion.families.{name}"
-        for name in ("resnet18", "x3d", "timesformer", "vivit")
-    },
+    {f"conversion.families.{name}" for name in FAMILIES - {"resnet"}},
     {"conversion.namings"},
     {"stimuli", "render", "training", "evaluation", "conversion.sources", "progress"},
     {"loading", "contact_sheet"},

@@ -137,6 +137,23 @@ def test_diversity_matches_batch_moments(context):
         np.testing.assert_allclose(value(term, context), [expected] * 2, rtol=1e-5)
 
 
+def test_diversity_of_a_tap_that_never_changes(context):
+    # a learned token before it has seen anything, as in UniFormerV2
+    token = jnp.arange(1.0, 7.0)
+    more = {"c": Tap("c", jnp.broadcast_to(token, (2, 1, 6)), None)}
+    known = {"c": (token, jnp.zeros(6))}
+    with_token = dataclasses.replace(
+        context,
+        verifier_taps={**context.verifier_taps, **more},
+        verifier_moments={**context.verifier_moments, **known},
+    )
+    for relative, share in ((True, 2 / 3), (False, 1.0)):
+        diversity = objectives.diversity(relative)
+        np.testing.assert_allclose(
+            value(diversity, with_token), share * value(diversity, context), rtol=1e-5
+        )
+
+
 def test_pixel_priors(context):
     np.testing.assert_allclose(
         value(objectives.l2(), context), (VIDEO**2).mean((1, 2, 3, 4)), rtol=1e-5

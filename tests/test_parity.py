@@ -90,7 +90,11 @@ def test_keys_of_another_family_are_refused(golden, name):
 
 
 # Networks whose weights differ in no name or shape: clips tell them apart.
-ALIKE = [{"slow_r50", "slow_r50_4x16"}, {"x3d_xs", "x3d_s", "x3d_m"}]
+ALIKE = [
+    {"slow_r50", "slow_r50_4x16"},
+    {"x3d_xs", "x3d_s", "x3d_m"},
+    {"uniformerv2_l_14_8", "uniformerv2_l_14_16"},
+]
 
 
 @pytest.mark.parametrize("golden", NETWORKS)

@@ -8,6 +8,7 @@ from leaps_jax.conversion.families import (
     resnet,
     resnet18,
     timesformer,
+    uniformerv2,
     vivit,
     x3d,
 )
@@ -21,13 +22,13 @@ NAMINGS: dict[str, tuple[Naming, ...]] = {
     "x3d": x3d.NAMINGS,
     "timesformer": timesformer.NAMINGS,
     "vivit": vivit.NAMINGS,
+    "uniformerv2": uniformerv2.NAMINGS,
 }
 
 # A key that only files of this kind have, for the message about a wrong file.
 FOREIGN = (
     (r"\.F\.attn\.", "a reversible MViT"),
     (r"relative_position_bias_table$", "a Video Swin"),
-    (r"^backbone\.transformer\.dec\.", "a UniFormerV2"),
     (r"\.attn\.pool_[qk]|\.attn\.(norm_q|_attention_pool)", "an MViT"),
     (r"^s1\.pathway1_stem\.|^t_conv1_w$", "a two-pathway SlowFast"),
 )

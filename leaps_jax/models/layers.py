@@ -145,8 +145,42 @@ class ConvStem(nn.Module):
         return x
 
 
+class TubeletEmbedding(nn.Module):
+    """Maps every tubelet of a video to a token: a convolution as wide as its stride.
+
+    Written as the matrix product that it is: the gradient of that convolution with
+    respect to the video takes XLA minutes on a CPU.
+
+    Attributes:
+      width: channels of a token.
+      tubelet: frames, height and width.
+      dtype: compute type, None for float32.
+      use_bias: whether one is added.
+    """
+
+    width: int
+    tubelet: Size3
+    dtype: jnp.dtype | None = None
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, video: jax.Array) -> jax.Array:
+        """Maps (b, t, h, w, 3) to (b, t', h', w', c)."""
+        b, t, h, w, c = video.shape
+        i, j, k = self.tubelet
+        init = nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, (*self.tubelet, c, self.width))
+        dtype = self.dtype or jnp.promote_types(video.dtype, jnp.float32)
+        cut = video.astype(dtype).reshape(b, t // i, i, h // j, j, w // k, k, c)
+        tokens = jnp.einsum("btihjwkc,ijkcd->bthwd", cut, kernel.astype(dtype))
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
+            tokens += bias.astype(dtype)
+        return tokens
+
+
 class DepthwiseConv(nn.Module):
-    """A bias-free 3D convolution of every channel by itself, padded as `conv`.
+    """A 3D convolution of every channel by itself, padded as `conv`.
 
     Its kernel is (t, h, w, 1, c), as `nn.Conv` with a group per channel would have it.
 
@@ -154,11 +188,13 @@ class DepthwiseConv(nn.Module):
       kernel: its size, odd.
       stride: per axis.
       dtype: compute type, None for float32; sums are in float32.
+      use_bias: whether one is added.
     """
 
     kernel: Size3
     stride: Size3 = (1, 1, 1)
     dtype: jnp.dtype | None = None
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -168,12 +204,16 @@ class DepthwiseConv(nn.Module):
         dtype = self.dtype or jnp.promote_types(x.dtype, jnp.float32)
         # XLA's grouped 3D convolution is some 100 times slower on a CPU than the sum
         # of shifted products that it stands for.
-        return jax.lax.platform_dependent(
+        y = jax.lax.platform_dependent(
             x.astype(dtype),
             kernel.astype(dtype),
             cpu=self._shifted_products,
             default=self._grouped_convolution,
         )
+        if self.use_bias:
+            zeros = nn.initializers.zeros_init()
+            y += self.param("bias", zeros, (x.shape[-1],)).astype(dtype)
+        return y
 
     def _grouped_convolution(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(

@@ -173,9 +173,12 @@ def _nearest(have: int, want: int) -> np.ndarray:
     return np.arange(want) * have // want
 
 
-# Table 1 and section 4 of arXiv:2102.05095 (ViT-Base, 8 frames at 224 pixels).
+# Table 1 and section 4 of arXiv:2102.05095: ViT-Base, for 8 frames at 224 pixels, for
+# 16 at 448 (HR) and for 96 at 224 (L).
 VARIANTS: dict[str, dict[str, Any]] = {
     "timesformer": {"patch": 16, "depth": 12, "width": 768, "heads": 12},
+    "timesformer_hr": {"patch": 16, "depth": 12, "width": 768, "heads": 12},
+    "timesformer_l": {"patch": 16, "depth": 12, "width": 768, "heads": 12},
     # this project's, to train from scratch: 7 x 7 patches at 112 pixels
     "timesformer_small": {
         "patch": 16,
