@@ -6,13 +6,15 @@ from typing import Any
 
 import flax.linen as nn
 
-from leaps_jax.models import resnet, timesformer, vivit, x3d
+from leaps_jax.models import resnet, swin, timesformer, vivit, x3d
 
 Channels = tuple[float, float, float]
 
 PYTORCHVIDEO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
 SCENIC = "https://storage.googleapis.com/scenic-bucket/"
 SLOWFAST = "https://dl.fbaipublicfiles.com/pyslowfast/"
+SWIN = "https://github.com/SwinTransformer/storage/releases/download/v1.0.4/"
+TORCHVISION = "https://download.pytorch.org/models/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +58,10 @@ class Entry:
     std: Channels = (0.225, 0.225, 0.225)
 
 
-# Clips and addresses from the model zoos of pytorchvideo, SlowFast and Scenic, whose
-# code is Apache-2.0 (as are the weights they publish with it), and of TimeSformer. The
-# copy of Scenic's joint ViViT at Hugging Face has a card of its own.
+# Clips and addresses from the model zoos of pytorchvideo, SlowFast, Scenic and Video
+# Swin, whose code is Apache-2.0 (as are the weights they publish with it), and of
+# TimeSformer. The copy of Scenic's joint ViViT at Hugging Face has a card of its own;
+# torchvision's Video Swin is the official one under other names.
 ENTRIES = (
     Entry(
         "slow_r50",
@@ -274,6 +277,71 @@ ENTRIES = (
         namings=("scenic",),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+    ),
+    Entry(
+        "swin_t",
+        "Video Swin-T",
+        "swin",
+        swin.Swin,
+        swin.VARIANTS["swin_t"],
+        frames=32,
+        stride=2,
+        size=224,
+        parameters=28_158_070,
+        gmacs=87.76,
+        taps=29,
+        licence="Apache-2.0",
+        weights=(
+            SWIN + "swin_tiny_patch244_window877_kinetics400_1k.pth",
+            TORCHVISION + "swin3d_t-7615ae03.pth",
+        ),
+        namings=("official", "torchvision", "mmaction2"),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    Entry(
+        "swin_s",
+        "Video Swin-S",
+        "swin",
+        swin.Swin,
+        swin.VARIANTS["swin_s"],
+        frames=32,
+        stride=2,
+        size=224,
+        parameters=49_816_678,
+        gmacs=165.7,
+        taps=53,
+        licence="Apache-2.0",
+        weights=(
+            SWIN + "swin_small_patch244_window877_kinetics400_1k.pth",
+            TORCHVISION + "swin3d_s-da41c237.pth",
+        ),
+        namings=("official", "torchvision", "mmaction2"),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    Entry(
+        "swin_b",
+        "Video Swin-B",
+        "swin",
+        swin.Swin,
+        swin.VARIANTS["swin_b"],
+        frames=32,
+        stride=2,
+        size=224,
+        parameters=88_048_984,
+        gmacs=281.3,
+        taps=53,
+        licence="Apache-2.0",
+        weights=(
+            SWIN + "swin_base_patch244_window877_kinetics400_1k.pth",
+            SWIN + "swin_base_patch244_window877_kinetics400_22k.pth",
+            TORCHVISION + "swin3d_b_1k-24f7c7c6.pth",
+            TORCHVISION + "swin3d_b_22k-7c6ae6fa.pth",
+        ),
+        namings=("official", "torchvision", "mmaction2"),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
     ),
     # this project's: for data sets of a few thousand short clips
     Entry(

@@ -41,6 +41,12 @@ NETWORKS = {
     "hf_vivit_b_16x2": ("vivit_b_16x2", "huggingface"),
     "scenic_vivit_b_16x2": ("vivit_b_16x2", "scenic"),
     "scenic_vivit_b_16x2_fe": ("vivit_b_16x2_fe", "scenic"),
+    "swin_official_t": ("swin_t", "official"),
+    "torchvision_swin3d_t": ("swin_t", "torchvision"),
+    "torchvision_swin3d_t@20x200": ("swin_t", "torchvision"),
+    "torchvision_swin3d_t@7x90": ("swin_t", "torchvision"),
+    "torchvision_swin3d_s": ("swin_s", "torchvision"),
+    "torchvision_swin3d_b": ("swin_b", "torchvision"),
 }
 
 # Float32 rounding is at most 8e-6 of logits and 7e-6 of taps (of upstream against
@@ -121,7 +127,11 @@ def measure(golden: str) -> Parity:
     if "@" not in golden:
         assert clip.shape[1:3] == (model.spec.frames, model.spec.size)
 
-    matrices = [k for k, v in source.items() if v.ndim >= 2 and not k.endswith("bias")]
+    matrices = [
+        k
+        for k, v in source.items()
+        if v.ndim >= 2 and v.dtype == np.float32 and not k.endswith("bias")
+    ]
     middle = matrices[len(matrices) // 2]
     leading: dict[str, int] = {}
 

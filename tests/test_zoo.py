@@ -19,6 +19,9 @@ PARAMETERS = {
     "timesformer": 121_566_352,
     "vivit_b_16x2": 88_954_000,
     "vivit_b_16x2_fe": 115_062_928,
+    "swin_t": 28_158_070,
+    "swin_s": 49_816_678,
+    "swin_b": 88_048_984,
 }
 GMACS = {
     "slow_r50": 41.74,
@@ -31,6 +34,9 @@ GMACS = {
     "timesformer": 195.8,
     "vivit_b_16x2": 451.5,
     "vivit_b_16x2_fe": 283,
+    "swin_t": 87.76,
+    "swin_s": 165.7,
+    "swin_b": 281.3,
 }
 VIVIT = [name for name in zoo.names() if name.startswith("vivit_") and "16x2" in name]
 SMALL = [name for name in zoo.names() if name.endswith("_small")]

@@ -58,15 +58,20 @@ class LayerNorm(nn.LayerNorm):
         return super().__call__(x.astype(jnp.float32), mask=mask).astype(x.dtype)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
     """Attention of queries (..., n, heads, d) to keys and values (..., m, heads, d).
 
-    The softmax is in float32; returns (..., n, heads, d).
+    `bias` (..., heads, n, m) is added to the scores. The softmax is in float32; returns
+    (..., n, heads, d).
     """
     q = q * q.shape[-1] ** -0.5
     scores = jnp.einsum(
         "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
     )
+    if bias is not None:
+        scores += bias
     weights = nn.softmax(scores).astype(v.dtype)
     return jnp.einsum("...hnm,...mhd->...nhd", weights, v)
 
@@ -143,6 +148,36 @@ class ConvStem(nn.Module):
             x = conv(width, kernel, (1, 2, 2), dtype=self.dtype, name=f"conv{i}")(x)
             x = nn.gelu(LayerNorm(time_axis=1, name=f"norm{i}")(x))
         return x
+
+
+class TubeletEmbedding(nn.Module):
+    """Maps every tubelet of a video to a token: a convolution as wide as its stride.
+
+    Written as the matrix product that it is: the gradient of that convolution with
+    respect to the video takes XLA minutes on a CPU.
+
+    Attributes:
+      width: channels of a token.
+      tubelet: frames, height and width.
+      dtype: compute type.
+    """
+
+    width: int
+    tubelet: Size3
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, video: jax.Array) -> jax.Array:
+        """Maps (b, t, h, w, 3) to (b, t', h', w', c)."""
+        b, t, h, w, c = video.shape
+        i, j, k = self.tubelet
+        init = nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, (*self.tubelet, c, self.width))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
+        dtype = self.dtype or jnp.promote_types(video.dtype, jnp.float32)
+        video, kernel, bias = (x.astype(dtype) for x in (video, kernel, bias))
+        cut = video.reshape(b, t // i, i, h // j, j, w // k, k, c)
+        return jnp.einsum("btihjwkc,ijkcd->bthwd", cut, kernel) + bias
 
 
 class DepthwiseConv(nn.Module):

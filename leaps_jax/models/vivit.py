@@ -26,40 +26,11 @@ from leaps_jax.models.layers import (
     LayerNorm,
     Mlp,
     Size3,
+    TubeletEmbedding,
     attend,
     truncated_normal,
     xavier_uniform,
 )
-
-
-class TubeletEmbedding(nn.Module):
-    """Maps every tubelet of a video to a token: a convolution as wide as its stride.
-
-    Written as the matrix product that it is: the gradient of that convolution with
-    respect to the video takes XLA minutes on a CPU.
-
-    Attributes:
-      width: channels of a token.
-      tubelet: frames, height and width.
-      dtype: compute type.
-    """
-
-    width: int
-    tubelet: Size3
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, video: jax.Array) -> jax.Array:
-        """Maps (b, t, h, w, 3) to (b, t', h', w', c)."""
-        b, t, h, w, c = video.shape
-        i, j, k = self.tubelet
-        init = nn.initializers.lecun_normal()
-        kernel = self.param("kernel", init, (*self.tubelet, c, self.width))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
-        dtype = self.dtype or jnp.promote_types(video.dtype, jnp.float32)
-        video, kernel, bias = (x.astype(dtype) for x in (video, kernel, bias))
-        cut = video.reshape(b, t // i, i, h // j, j, w // k, k, c)
-        return jnp.einsum("btihjwkc,ijkcd->bthwd", cut, kernel) + bias
 
 
 class Attention(nn.Module):
