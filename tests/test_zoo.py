@@ -39,6 +39,7 @@ GMACS = {
     "swin_b": 281.3,
 }
 VIVIT = [name for name in zoo.names() if name.startswith("vivit_") and "16x2" in name]
+SWIN = [name for name in zoo.names() if name.startswith("swin_")]
 SMALL = [name for name in zoo.names() if name.endswith("_small")]
 
 
@@ -51,7 +52,9 @@ def test_counts_are_what_the_table_and_the_papers_say(name):
     assert entry.gmacs == pytest.approx(GMACS.get(name, entry.gmacs), rel=1e-2)
 
 
-@pytest.mark.parametrize("name", ["slow_r50", "x3d_xs", "timesformer", *VIVIT, *SMALL])
+@pytest.mark.parametrize(
+    "name", ["slow_r50", "x3d_xs", "timesformer", *VIVIT, *SWIN, *SMALL]
+)
 def test_number_of_taps(name):
     module, spec = zoo.build(name, ("a",))
     model = taps.Model(module, zoo.variable_shapes(module), spec)
@@ -87,8 +90,8 @@ def test_unknown_names_are_one_line_with_the_nearest():
 
 def shallow(name):
     """A network of the family with one or two blocks a stage, all of them active."""
-    transformer = zoo.entry(name).family in ("timesformer", "vivit")
-    few = {"depth": 2} if transformer else {"depths": (2, 1, 1, 1)}
+    one_stage = hasattr(zoo.entry(name).module, "depth")
+    few = {"depth": 2} if one_stage else {"depths": (2, 1, 1, 1)}
     module, _ = zoo.build(name, tuple("abcde"), frames=4, size=64, **few)
     rng = np.random.default_rng(0)
     video = rng.normal(size=(2, 4, 64, 64, 3)).astype(np.float32)
@@ -104,7 +107,7 @@ def shallow(name):
     return module, variables, video
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, "swin_t"])
 def test_options_do_not_change_the_network(name):
     plain, variables, video = shallow(name)
     remat, half = plain.clone(remat=True), plain.clone(dtype=jnp.bfloat16)
@@ -136,7 +139,7 @@ def test_options_do_not_change_the_network(name):
     assert np.isfinite(dc).all()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, "swin_t"])
 def test_training_mode_updates_statistics_and_drops_out(name):
     module, given, video = shallow(name)
     module = module.clone(dropout=0.5)

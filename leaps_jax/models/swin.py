@@ -69,11 +69,11 @@ def relative_positions(window: Sequence[int]) -> np.ndarray:
            [3, 2, 1],
            [4, 3, 2]])
     """
-    tokens = np.indices(window).reshape(3, -1)
-    offsets = tokens[:, :, None] - tokens[:, None, :]
-    farthest = np.reshape(window, (3, 1, 1)) - 1
     table = tuple(2 * k - 1 for k in window)
-    return np.ravel_multi_index(tuple(offsets + farthest), table)
+    tokens = tuple(np.indices(window).reshape(3, -1))
+    places = np.ravel_multi_index(tokens, table)
+    # an offset of zero is in the middle of the table
+    return places[:, None] - places + math.prod(table) // 2
 
 
 def origins(
