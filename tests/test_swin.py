@@ -150,10 +150,15 @@ def test_what_is_missing_of_a_patch_is_zero():
 
 def test_taps_keep_time_and_space_apart():
     module, variables, clip = small(7, 32)
-    found = {}
+    found, epsilons = {}, set()
+
+    def norm_inputs(layer, method):
+        if method == "observe":
+            epsilons.add(layer.epsilon)
+        return method == "observe"
 
     def run(variables, video):
-        found.update(taps.apply(module, variables, video, taps.norm_inputs)[1])
+        found.update(taps.apply(module, variables, video, norm_inputs)[1])
 
     jax.eval_shape(run, variables, clip)
     assert list(found) == [
@@ -168,6 +173,21 @@ def test_taps_keep_time_and_space_apart():
     assert found["merging1/norm"].value.shape == (1, 4, 4, 4, 96)
     assert found["norm"].value.shape == (1, 4, 4, 4, 48)
     assert {(t.time_axis, t.time_steps) for t in found.values()} == {(1, None)}
+    assert epsilons == {1e-5}  # 1e-6 is too close for the golden data to tell
+
+
+def test_training_drops_out_and_reaches_every_weight():
+    module, variables, clip = small(6, 24)
+
+    def loss(params, key):
+        rngs = {"dropout": jax.random.key(key)}
+        return module.apply({"params": params}, clip, train=True, rngs=rngs).sum()
+
+    step = jax.jit(jax.value_and_grad(loss))
+    (one, gradient), (two, _) = (step(variables["params"], key) for key in (0, 1))
+    assert one != two
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        assert np.isfinite(leaf).all() and np.abs(leaf).max() > 1e-6, path
 
 
 def test_gradient_reaches_every_frame_and_recomputing_changes_nothing():
