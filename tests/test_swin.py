@@ -1,5 +1,6 @@
 """Video Swin: its windows against their definition, and its names."""
 
+import functools
 import re
 
 import jax
@@ -196,6 +197,11 @@ def test_gradient_reaches_every_frame_and_recomputing_changes_nothing():
     def score(video, remat):
         return module.clone(remat=remat).apply(variables, video)[:, 1].sum()
 
+    blocks = [
+        str(jax.make_jaxpr(functools.partial(score, remat=on))(clip)).count("remat")
+        for on in (False, True)
+    ]
+    assert blocks == [0, 3]
     gradient = jax.jit(jax.grad(score), static_argnums=1)
     once, again = gradient(clip, False), gradient(clip, True)
     np.testing.assert_allclose(once, again, rtol=1e-3, atol=1e-5 * np.abs(once).max())
