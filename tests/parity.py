@@ -51,6 +51,12 @@ NETWORKS = {
     "scenic_vivit_b_16x2_fe": ("vivit_b_16x2_fe", "scenic"),
     "uniformerv2_b_16_8": ("uniformerv2_b_16_8", "official"),
     "uniformerv2_l_14_8": ("uniformerv2_l_14_8", "official"),
+    "swin_official_t": ("swin_t", "official"),
+    "torchvision_swin3d_t": ("swin_t", "torchvision"),
+    "torchvision_swin3d_t@20x200": ("swin_t", "torchvision"),
+    "torchvision_swin3d_t@7x90": ("swin_t", "torchvision"),
+    "torchvision_swin3d_s": ("swin_s", "torchvision"),
+    "torchvision_swin3d_b": ("swin_b", "torchvision"),
 }
 
 # Float32 rounding is at most 8e-6 of logits and 7e-6 of taps (of upstream against
@@ -147,7 +153,11 @@ def measure(golden: str) -> Parity:
     if "@" not in golden:
         assert clip.shape[1:3] == (model.spec.frames, model.spec.size)
 
-    matrices = [k for k, v in source.items() if v.ndim >= 2 and not k.endswith("bias")]
+    matrices = [
+        k
+        for k, v in source.items()
+        if v.ndim >= 2 and v.dtype == np.float32 and not k.endswith("bias")
+    ]
     middle = matrices[len(matrices) // 2]
 
     with jax.default_matmul_precision("highest"):

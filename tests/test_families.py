@@ -16,6 +16,7 @@ SMALLEST = {
     "timesformer": ("timesformer", {"depth": 2}, 4, 16),
     "vivit": ("vivit_b_16x2", {"depth": 2}, 4, 16),
     "resnet18": ("r2plus1d_18", {"depths": (1, 1, 1, 1)}, 4, 32),
+    "swin": ("swin_t", {"depths": (2, 1, 1, 1)}, 4, 32),
     "uniformerv2": ("uniformerv2_b_16_8", {"depth": 2}, 4, 16),
 }
 CLASSES = tuple("abcde")

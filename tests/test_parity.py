@@ -78,7 +78,9 @@ def test_key_biases_of_vivit_are_in_their_places(golden):
 
 
 @pytest.mark.parametrize("golden", NETWORKS)
-@pytest.mark.parametrize("name", ["slow_r50", "x3d_m", "timesformer", "vivit_b_16x2"])
+@pytest.mark.parametrize(
+    "name", ["slow_r50", "x3d_m", "timesformer", "vivit_b_16x2", "swin_t"]
+)
 def test_keys_of_another_family_are_refused(golden, name):
     keys = keys_and_shapes(golden)
     family, wanted = zoo.entry(NETWORKS[golden][0]).family, zoo.entry(name).family

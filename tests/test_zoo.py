@@ -31,6 +31,9 @@ PARAMETERS = {
     "uniformerv2_b_16_8": 114_552_208,
     "uniformerv2_l_14_8": 354_099_600,
     "uniformerv2_l_14_16": 354_099_600,
+    "swin_t": 28_158_070,
+    "swin_s": 49_816_678,
+    "swin_b": 88_048_984,
 }
 GMACS = {
     "slow_r50": 41.74,
@@ -54,6 +57,9 @@ GMACS = {
     "uniformerv2_b_16_8": 148.1,
     "uniformerv2_l_14_8": 665.6,
     "uniformerv2_l_14_16": 1331.2,
+    "swin_t": 87.76,
+    "swin_s": 165.7,
+    "swin_b": 281.3,
 }
 SMALL = [name for name in zoo.names() if name.endswith("_small")]
 

@@ -7,6 +7,7 @@ from leaps_jax import zoo
 from leaps_jax.conversion.families import (
     resnet,
     resnet18,
+    swin,
     timesformer,
     uniformerv2,
     vivit,
@@ -23,12 +24,12 @@ NAMINGS: dict[str, tuple[Naming, ...]] = {
     "timesformer": timesformer.NAMINGS,
     "vivit": vivit.NAMINGS,
     "uniformerv2": uniformerv2.NAMINGS,
+    "swin": swin.NAMINGS,
 }
 
 # A key that only files of this kind have, for the message about a wrong file.
 FOREIGN = (
     (r"\.F\.attn\.", "a reversible MViT"),
-    (r"relative_position_bias_table$", "a Video Swin"),
     (r"\.attn\.pool_[qk]|\.attn\.(norm_q|_attention_pool)", "an MViT"),
     (r"^s1\.pathway1_stem\.|^t_conv1_w$", "a two-pathway SlowFast"),
 )

@@ -58,15 +58,20 @@ class LayerNorm(nn.LayerNorm):
         return super().__call__(x.astype(jnp.float32), mask=mask).astype(x.dtype)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
     """Attention of queries (..., n, heads, d) to keys and values (..., m, heads, d).
 
-    The softmax is in float32; returns (..., n, heads, d).
+    A bias (..., heads, n, m) is added to the scores. The softmax is in float32; returns
+    (..., n, heads, d).
     """
     q = q * q.shape[-1] ** -0.5
     scores = jnp.einsum(
         "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
     )
+    if bias is not None:
+        scores += bias
     weights = nn.softmax(scores).astype(v.dtype)
     return jnp.einsum("...hnm,...mhd->...nhd", weights, v)
 

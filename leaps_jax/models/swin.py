@@ -1,0 +1,274 @@
+"""Video Swin, a transformer of shifted windows (Liu et al., arXiv:2106.13230).
+
+Attention stays within windows of space and time; every other block shifts them by half
+a window, so that neighbours meet. It is the Swin transformer of images (Liu et al.,
+arXiv:2103.14030) with time as a third axis. Tokens are always (b, t, h, w, c).
+
+>>> import jax, jax.numpy as jnp
+>>> fields = {**VARIANTS["swin_t"], "depths": (2, 1, 1, 1)}
+>>> model = Swin(num_classes=5, frames=4, size=32, **fields)
+>>> video = jnp.zeros((1, 4, 32, 32, 3))
+>>> logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), video)
+>>> logits.shape
+(1, 5)
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leaps_jax.models.layers import (
+    LayerNorm,
+    Mlp,
+    Size3,
+    TubeletEmbedding,
+    attend,
+    truncated_normal,
+    xavier_uniform,
+)
+
+ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
+
+norm = functools.partial(LayerNorm, epsilon=1e-5, time_axis=1)
+
+
+def pad_to_multiple(x: jax.Array, of: Sequence[int]) -> jax.Array:
+    """Appends zeros to t, h and w of (b, t, h, w, c) up to multiples of `of`."""
+    margins = [(0, -n % k) for n, k in zip(x.shape[1:4], of, strict=True)]
+    return jnp.pad(x, [(0, 0), *margins, (0, 0)])
+
+
+def partition(x: ArrayT, window: Sequence[int]) -> ArrayT:
+    """Cuts (b, t, h, w, c) into windows: (b, windows, tokens, c)."""
+    b, t, h, w, c = x.shape
+    i, j, k = window
+    x = x.reshape(b, t // i, i, h // j, j, w // k, k, c)
+    return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, -1, i * j * k, c)
+
+
+def assemble(x: jax.Array, window: Sequence[int], size: Sequence[int]) -> jax.Array:
+    """Puts windows (b, windows, tokens, c) together again: (b, *size, c)."""
+    b, *_, c = x.shape
+    i, j, k = window
+    t, h, w = size
+    x = x.reshape(b, t // i, h // j, w // k, i, j, k, c)
+    return x.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, t, h, w, c)
+
+
+def relative_positions(window: Sequence[int]) -> np.ndarray:
+    """Where the bias of (query, key) is in a table over all offsets, (tokens, tokens).
+
+    >>> relative_positions((1, 1, 3))
+    array([[2, 1, 0],
+           [3, 2, 1],
+           [4, 3, 2]])
+    """
+    table = tuple(2 * k - 1 for k in window)
+    tokens = tuple(np.indices(window).reshape(3, -1))
+    places = np.ravel_multi_index(tokens, table)
+    # an offset of zero is in the middle of the table
+    return places[:, None] - places + math.prod(table) // 2
+
+
+def origins(
+    size: Sequence[int], window: Sequence[int], shift: Sequence[int]
+) -> np.ndarray:
+    """Which tokens of a window were neighbours before the roll, (windows, tokens).
+
+    Rolling by -shift brings the first tokens of an axis to its end, into one window
+    with tokens from the other side. Those of equal number came from the same side of
+    every axis.
+
+    >>> origins((1, 1, 6), (1, 1, 3), (0, 0, 1))
+    array([[0, 0, 0],
+           [0, 0, 1]])
+    """
+    ends = np.reshape(size, (3, 1, 1, 1)) - np.reshape(shift, (3, 1, 1, 1))
+    t, h, w = (np.indices(size) >= ends).astype(int)
+    return partition((4 * t + 2 * h + w)[None, ..., None], window)[0, ..., 0]
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention within the windows of (b, t, h, w, c).
+
+    Attributes:
+      heads: of attention.
+      window: its size in tokens. An axis that is no longer than it is one window.
+      shift: tokens by which windows are shifted along the axes that have several.
+      dtype: compute type.
+    """
+
+    heads: int
+    window: Size3
+    shift: Size3
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _, t, h, w, c = x.shape
+        axes = list(zip((t, h, w), self.window, self.shift, strict=True))
+        window = [min(n, k) for n, k, _ in axes]
+        shift = [s if n > k else 0 for n, k, s in axes]
+        dense = functools.partial(
+            nn.Dense, dtype=self.dtype, kernel_init=xavier_uniform
+        )
+
+        x = pad_to_multiple(x, window)
+        size = x.shape[1:4]
+        x = jnp.roll(x, [-s for s in shift], (1, 2, 3))
+        x = partition(x, window)  # b windows tokens c
+        qkv = dense(3 * c, name="qkv")(x)
+        # the rows of torch's matrix are ordered q, k, v, then head, then channel
+        qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, c // self.heads)
+        q, k, v = (qkv[..., i, :, :] for i in range(3))
+        x = attend(q, k, v, self._bias(size, window, shift)).reshape(x.shape)
+        x = assemble(x, window, size)
+        x = jnp.roll(x, shift, (1, 2, 3))[:, :t, :h, :w]
+        return dense(c, name="proj")(x)
+
+    def _bias(
+        self, size: Sequence[int], window: Sequence[int], shift: Sequence[int]
+    ) -> jax.Array:
+        """What is added to scores: (heads, n, n), or (windows, heads, n, n)."""
+        offsets = math.prod(2 * k - 1 for k in self.window)
+        table = self.param(
+            "relative_position_bias", truncated_normal, (offsets, self.heads)
+        )
+        # A window that is cut to the features takes the first rows and columns of the
+        # whole window's. Where height or width are cut these are not its offsets, but
+        # so were the published weights made to run.
+        n = math.prod(window)
+        bias = table[relative_positions(self.window)[:n, :n]].transpose(2, 0, 1)
+        if not any(shift):
+            return bias
+        # compared on the device: as a constant the mask of Swin-T's first stage would
+        # be 20 million numbers
+        origin = origins(size, window, shift)[:, None]
+        apart = jnp.not_equal(origin[..., :, None], origin[..., None, :])
+        return bias + jnp.where(apart, -100.0, 0.0)
+
+
+class Block(nn.Module):
+    """Attention within windows, then an MLP, each added to its input."""
+
+    heads: int
+    window: Size3
+    shift: Size3
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = norm(name="norm")(x)
+        x = x + WindowAttention(
+            self.heads, self.window, self.shift, self.dtype, name="attention"
+        )(y)
+        y = norm(name="mlp_norm")(x)
+        return x + Mlp(4 * x.shape[-1], dtype=self.dtype, name="mlp")(y)
+
+
+class PatchMerging(nn.Module):
+    """Joins every 2 x 2 tokens of a frame into one of twice the channels."""
+
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = pad_to_multiple(x, (1, 2, 2))
+        b, t, h, w, c = x.shape
+        x = x.reshape(b, t, h // 2, 2, w // 2, 2, c)
+        # upstream's order: rows within columns
+        x = x.transpose(0, 1, 2, 4, 5, 3, 6).reshape(b, t, h // 2, w // 2, 4 * c)
+        return nn.Dense(
+            2 * c,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=xavier_uniform,
+            name="reduction",
+        )(norm(name="norm")(x))
+
+
+class Stage(nn.Module):
+    """Blocks of one width; the windows of every other one are shifted."""
+
+    depth: int
+    heads: int
+    window: Size3
+    dtype: jnp.dtype | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        t, h, w = self.window
+        shifts = ((0, 0, 0), (t // 2, h // 2, w // 2))
+        block = nn.remat(Block) if self.remat else Block
+        for i in range(self.depth):
+            x = block(
+                self.heads, self.window, shifts[i % 2], self.dtype, name=f"block{i}"
+            )(x)
+        return x
+
+
+class Swin(nn.Module):
+    """A shifted-window transformer classifier.
+
+    It has no position embeddings and takes clips of any length and size: what is no
+    multiple of a tubelet or a window is padded with zeros.
+
+    Attributes:
+      num_classes: logits.
+      frames: of the clips it is made for; no weight depends on it.
+      size: height and width it is made for, in pixels; likewise.
+      tubelet: frames, height and width of what becomes one token.
+      depths: blocks per stage.
+      width: channels of a token in the first stage; twice as many in each next.
+      heads: of attention, per stage.
+      window: of attention, in tokens.
+      dropout: rate before the classifier, in training.
+      dtype: compute type of matrix products, None for float32; parameters are float32.
+      remat: recompute each block in the backward pass instead of keeping it.
+    """
+
+    num_classes: int = 400
+    frames: int = 32
+    size: int = 224
+    tubelet: Size3 = (2, 4, 4)
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    width: int = 96
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    window: Size3 = (8, 7, 7)
+    dropout: float = 0.5
+    dtype: jnp.dtype | None = None
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, video: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logits (b, classes) in float32 of a normalised video (b, t, h, w, 3)."""
+        x = TubeletEmbedding(
+            self.width, self.tubelet, self.dtype, name="patch_embedding"
+        )(pad_to_multiple(video, self.tubelet))
+        x = norm(name="patch_norm")(x)
+        for i, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):
+            if i > 0:
+                x = PatchMerging(self.dtype, name=f"merging{i}")(x)
+            x = Stage(
+                depth, heads, self.window, self.dtype, self.remat, name=f"stage{i + 1}"
+            )(x)
+        x = norm(name="norm")(x).mean((1, 2, 3), dtype=jnp.float32)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(
+            self.num_classes, kernel_init=truncated_normal, name="classifier"
+        )(x)
+
+
+# Section 3.3 of arXiv:2106.13230; heads are 32 channels wide.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "swin_t": {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
+    "swin_s": {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
+    "swin_b": {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
+}
