@@ -6,13 +6,15 @@ from typing import Any
 
 import flax.linen as nn
 
-from leaps_jax.models import resnet, timesformer, vivit, x3d
+from leaps_jax.models import mvit, resnet, timesformer, vivit, x3d
 
 Channels = tuple[float, float, float]
 
 PYTORCHVIDEO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
+TORCHVISION = "https://download.pytorch.org/models/"
 SCENIC = "https://storage.googleapis.com/scenic-bucket/"
 SLOWFAST = "https://dl.fbaipublicfiles.com/pyslowfast/"
+MVITV2 = SLOWFAST + "model_zoo/mvitv2/pysf_video_models/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Entry:
 
 # Clips and addresses from the model zoos of pytorchvideo, SlowFast and Scenic, whose
 # code is Apache-2.0 (as are the weights they publish with it), and of TimeSformer. The
-# copy of Scenic's joint ViViT at Hugging Face has a card of its own.
+# copy of Scenic's joint ViViT at Hugging Face has a card of its own; torchvision
+# copied the weights of its MViTs from those zoos.
 ENTRIES = (
     Entry(
         "slow_r50",
@@ -274,6 +277,76 @@ ENTRIES = (
         namings=("scenic",),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+    ),
+    Entry(
+        "mvit_b_16x4",
+        "MViT-B (16x4)",
+        "mvit",
+        mvit.MViT,
+        mvit.VARIANTS["mvit_b_16x4"],
+        frames=16,
+        stride=4,
+        size=224,
+        parameters=36_610_672,
+        gmacs=70.60,
+        taps=68,
+        licence="Apache-2.0",
+        weights=(
+            PYTORCHVIDEO + "MVIT_B_16x4.pyth",
+            TORCHVISION + "mvit_v1_b-dbeb1030.pth",
+        ),
+        namings=("pytorchvideo", "torchvision"),
+    ),
+    Entry(
+        "mvitv2_s_16x4",
+        "MViTv2-S (16x4)",
+        "mvitv2",
+        mvit.MViT,
+        mvit.VARIANTS["mvitv2_s_16x4"],
+        frames=16,
+        stride=4,
+        size=224,
+        parameters=34_537_744,
+        gmacs=64.22,
+        taps=81,
+        licence="Apache-2.0",
+        weights=(
+            MVITV2 + "MViTv2_S_16x4_k400_f302660347.pyth",
+            TORCHVISION + "mvit_v2_s-ae3be167.pth",
+        ),
+        namings=("slowfast", "torchvision"),
+    ),
+    Entry(
+        "mvitv2_b_32x3",
+        "MViTv2-B (32x3)",
+        "mvitv2",
+        mvit.MViT,
+        mvit.VARIANTS["mvitv2_b_32x3"],
+        frames=32,
+        stride=3,
+        size=224,
+        parameters=51_230_128,
+        gmacs=224.5,
+        taps=121,
+        licence="Apache-2.0",
+        weights=(MVITV2 + "MViTv2_B_32x3_k400_f304025456.pyth",),
+        namings=("slowfast",),
+    ),
+    Entry(
+        "rev_mvit_b_16x4",
+        "Reversible MViT-B (16x4)",
+        "rev_mvit",
+        mvit.ReversibleMViT,
+        mvit.VARIANTS["rev_mvit_b_16x4"],
+        frames=16,
+        stride=4,
+        size=224,
+        parameters=34_963_120,
+        gmacs=63.65,
+        taps=71,
+        licence="Apache-2.0",
+        weights=(SLOWFAST + "rev/REV_MVIT_B_16x4.pyth",),
+        namings=("slowfast",),
     ),
     # this project's: for data sets of a few thousand short clips
     Entry(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from leaps_jax import zoo
-from leaps_jax.conversion.families import resnet, timesformer, vivit, x3d
+from leaps_jax.conversion.families import mvit, resnet, timesformer, vivit, x3d
 from leaps_jax.conversion.rules import Naming
 from leaps_jax.errors import UserError
 
@@ -14,6 +14,9 @@ NAMINGS: dict[str, tuple[Naming, ...]] = {
     "x3d": x3d.NAMINGS,
     "timesformer": timesformer.NAMINGS,
     "vivit": vivit.NAMINGS,
+    "mvit": mvit.MVIT,
+    "mvitv2": mvit.MVITV2,
+    "rev_mvit": mvit.REVERSIBLE,
 }
 
 # A key that only files of this kind have, for the message about a wrong file.
@@ -24,10 +27,8 @@ FOREIGN = (
         "a 3D ResNet-101 (CSN for example)",
     ),
     (r"^layer1\.0\.conv1\.", "a video ResNet-18 of torchvision"),
-    (r"\.F\.attn\.", "a reversible MViT"),
     (r"relative_position_bias_table$", "a Video Swin"),
     (r"^backbone\.transformer\.dec\.", "a UniFormerV2"),
-    (r"\.attn\.pool_[qk]|\.attn\.(norm_q|_attention_pool)", "an MViT"),
     (r"^s1\.pathway1_stem\.|^t_conv1_w$", "a two-pathway SlowFast"),
 )
 
