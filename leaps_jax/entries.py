@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from leaps_jax.models import mvit, resnet, timesformer, vivit, x3d
+from leaps_jax.models import mvit, resnet, rev_mvit, timesformer, vivit, x3d
 
 Channels = tuple[float, float, float]
 
@@ -336,8 +336,8 @@ ENTRIES = (
         "rev_mvit_b_16x4",
         "Reversible MViT-B (16x4)",
         "rev_mvit",
-        mvit.ReversibleMViT,
-        mvit.VARIANTS["rev_mvit_b_16x4"],
+        rev_mvit.ReversibleMViT,
+        rev_mvit.VARIANTS["rev_mvit_b_16x4"],
         frames=16,
         stride=4,
         size=224,
