@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from leaps_jax import (
+    arguments,
     checkpoints,
     evaluation,
     loading,
@@ -34,18 +35,19 @@ from leaps_jax import (
 )
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.config import PRESETS, Config, ModelSpec
+from leaps_jax.conversion import sources
 from leaps_jax.errors import UserError, nearest
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.taps import Model
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     try:
-        options = _parser().parse_args(arguments)
-        options.arguments = sys.argv[1:] if arguments is None else arguments
+        options = arguments.parser().parse_args(words)
+        options.words = sys.argv[1:] if words is None else words
         _use_compilation_cache()
-        return options.run(options)
+        return _COMMANDS[options.command](options)
     except UserError as error:
         print(f"leaps-jax: error: {error}", file=sys.stderr)
         return 2
@@ -67,342 +69,40 @@ def _use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(home / "leaps_jax"))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: error: {message}; see --help", file=sys.stderr)
-        raise SystemExit(2)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="leaps-jax", description="See what a video model has learnt.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, summary: str, example: str, run) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.set_defaults(run=run)
-        return sub
-
-    sub = command("models", "List the zoo.", "leaps-jax models --json", _models)
-    sub.add_argument("--json", action="store_true", help="print JSON, not a table")
-
-    sub = command(
-        "convert",
-        "Convert published weights to a checkpoint of this project.",
-        "leaps-jax convert slow_r50 SLOW_8x8_R50.pyth slow_r50/",
-        _convert,
-    )
-    sub.add_argument("name", metavar="NAME", help="a name of `leaps-jax models`")
-    sub.add_argument(
-        "source",
-        metavar="SOURCE",
-        help=".pth .pyth .pt .bin .pkl .safetensors, a checkpoint of Flax, or a Hugging"
-        " Face folder",
-    )
-    sub.add_argument("out", metavar="OUT", type=Path, help="folder of the checkpoint")
-    sub.add_argument(
-        "--moments",
-        metavar="DIR",
-        help="clips to estimate tap statistics from, so that a model without batch"
-        " norm can be a verifier",
-    )
-    _add_overwrite(sub)
-
-    sub = command(
-        "synthesize",
-        "Invert a model: videos that it sees as the labels, primed by stimuli. The"
-        " same command resumes a run.",
-        "leaps-jax synthesize --model x3d_xs@weights --stimulus clip.mp4"
-        " --label jack --out run/",
-        _synthesize,
-    )
-    _add_synthesize(sub)
-
-    sub = command(
-        "train",
-        "Train a model on clips of a <class>/<clip> tree, a TFDS data set, or on"
-        " synthetic actions.",
-        "leaps-jax train --model x3d_xs_small --data clips/ --out weights/",
-        _train,
-    )
-    _add_train(sub)
-
-    sub = command(
-        "accuracy",
-        "Measure how often a model is right on labelled clips.",
-        "leaps-jax accuracy --model x3d_xs@actions --data synthetic_actions",
-        _accuracy,
-    )
-    _add_accuracy(sub)
-
-    sub = command(
-        "evaluate",
-        "Ask judges about finished runs: what they see, and whether a video that runs"
-        " backwards, or is mirrored, becomes the opposite class.",
-        "leaps-jax evaluate run/ --judges x3d_xs@actions --out report.json",
-        _evaluate,
-    )
-    _add_evaluate(sub)
-
-    sub = command(
-        "demo",
-        "Invert a model that comes with the project: nothing to download.",
-        'leaps-jax demo --label "jumping jack" --out demo/',
-        _demo,
-    )
-    _add_demo(sub)
-
-    sub = command(
-        "actions",
-        "See the synthetic actions: a contact sheet, clips, and a data set for TFDS.",
-        "leaps-jax actions --out actions/ --clips 4",
-        _actions,
-    )
-    _add_actions(sub)
-    return parser
-
-
-def _add_overwrite(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--overwrite", action="store_true", help="replace what the output holds"
-    )
-
-
-def _add_synthesize(sub: argparse.ArgumentParser) -> None:
-    add = sub.add_argument
-    add(
-        "--model",
-        required=True,
-        metavar="NAME@WEIGHTS",
-        help="a zoo name and a checkpoint folder or published file",
-    )
-    add("--verifier", metavar="NAME@WEIGHTS", help="another model of the same domain")
-    add(
-        "--judge",
-        nargs="+",
-        default=[],
-        metavar="NAME@WEIGHTS",
-        help="other models that classify the result",
-    )
-    add(
-        "--stimulus",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="video files, folders of frames, <class>/<clip> trees, tfds:NAME/split or"
-        " actions:CLASS",
-    )
-    add(
-        "--label",
-        nargs="+",
-        default=[],
-        metavar="NAME_OR_INDEX",
-        help="target classes; left out, the class folders of the stimuli",
-    )
-    add("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
-    add(
-        "--method",
-        default="leaps",
-        metavar="METHOD",
-        help=" | ".join(objectives.METHODS),
-    )
-    add("--copies", type=int, default=1, metavar="N", help="videos per pair")
-    add("--steps", type=int, metavar="N", help="optimisation steps")
-    add("--seed", type=int, metavar="N", help="of every random draw")
-    add("--frames", type=int, metavar="N", help="frames, if not the model's own")
-    add("--size", type=int, metavar="N", help="pixels, if not the model's own")
-    add("--stride", type=int, metavar="N", help="source frames between two frames")
-    add(
-        "--short",
-        default="refuse",
-        metavar="refuse|loop",
-        help="what to do with a clip that has too few frames",
-    )
-    add(
-        "--dtype",
-        metavar="float32|bfloat16",
-        help="compute type; bfloat16 on accelerators, float32 on CPU by default",
-    )
-    add(
-        "--set",
-        nargs="+",
-        default=[],
-        action="extend",
-        metavar="KEY=VALUE",
-        help="any setting of Config: "
-        + ", ".join(f.name for f in dataclasses.fields(Config)),
-    )
-    add(
-        "--remat",
-        action="store_true",
-        help="recompute blocks in the backward pass: slower, with less memory",
-    )
-    add("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
-    add(
-        "--save-every",
-        type=float,
-        default=30.0,
-        metavar="SECONDS",
-        help="how often the state is saved for resuming",
-    )
-    add(
-        "--preview-every",
-        type=int,
-        default=100,
-        metavar="STEPS",
-        help="how often preview.mp4 is written, 0 for never",
-    )
-    _add_overwrite(sub)
-
-
-_RENDERED = {"synthetic_actions": scenes.clip, "synthetic_stills": scenes.still}
-
-
-def _add_data(
-    sub: argparse.ArgumentParser, flag: str, what: str, required: bool = False
-) -> None:
-    sub.add_argument(
-        flag,
-        required=required,
-        metavar="DIR|tfds:NAME/split|NAME",
-        help=f"{what}: a <class>/<clip> tree, a TFDS data set, or one that is rendered"
-        f" while it is used ({', '.join(_RENDERED)})",
-    )
-
-
-def _add_train(sub: argparse.ArgumentParser) -> None:
-    add = sub.add_argument
-    recipe = training.Recipe()
-    start = sub.add_mutually_exclusive_group(required=True)
-    start.add_argument(
-        "--model", metavar="NAME", help="a name of `leaps-jax models`, from scratch"
-    )
-    start.add_argument(
-        "--from",
-        dest="start",
-        metavar="NAME@WEIGHTS",
-        help="weights to start from; classes of its own get a new classifier",
-    )
-    _add_data(sub, "--data", "labelled clips", required=True)
-    _add_data(sub, "--eval-data", "held-out labelled clips")
-    add("--out", required=True, type=Path, metavar="CHECKPOINT", help="folder")
-    add("--steps", type=int, default=recipe.steps, metavar="N")
-    add("--batch", type=int, default=recipe.batch, metavar="N")
-    add("--frames", type=int, metavar="N", help="frames of a clip")
-    add("--size", type=int, metavar="N", help="height and width in pixels")
-    add("--stride", type=int, metavar="N", help="source frames between two frames")
-    add("--seed", type=int, default=recipe.seed, metavar="N")
-    add("--evaluations", type=int, default=recipe.evaluations, metavar="N")
-    add("--learning-rate", type=float, default=recipe.learning_rate, metavar="X")
-    add("--weight-decay", type=float, default=recipe.weight_decay, metavar="X")
-    add(
-        "--flip",
-        action="store_true",
-        help="mirror half of the clips; only if no class changes by it",
-    )
-    add(
-        "--hints",
-        type=float,
-        default=recipe.hints,
-        metavar="X",
-        help="weight of a loss that tells tokens where the joints of a rendered figure"
-        " are; 1 for the shipped transformers",
-    )
-    add("--dtype", metavar="float32|bfloat16", help="compute type")
-    add("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
-    _add_overwrite(sub)
-
-
-def _add_accuracy(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--model", required=True, metavar="NAME@WEIGHTS")
-    _add_data(sub, "--data", "labelled clips", required=True)
-    sub.add_argument("--dtype", metavar="float32|bfloat16", help="compute type")
-    sub.add_argument("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
-    sub.add_argument("--json", action="store_true", help="print JSON, not a table")
-
-
-def _add_evaluate(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders")
-    sub.add_argument("--judges", nargs="+", required=True, metavar="NAME@WEIGHTS")
-    sub.add_argument("--out", required=True, type=Path, metavar="REPORT", help=".json")
-    sub.add_argument("--dtype", metavar="float32|bfloat16", help="compute type")
-    _add_overwrite(sub)
-
-
-# Small enough for two cores: the demo takes under two minutes there.
-_DEMO = """--model x3d_xs@actions --verifier vivit_small@actions
- --judge slow_r50_tiny@actions --preview-every 0
- --set blur=2.5 temporal_blur=1 noise=0.1 spatial_tv=2 temporal_tv=2"""
-
-
-def _add_demo(sub: argparse.ArgumentParser) -> None:
-    add = sub.add_argument
-    add("--label", default="jumping jack", metavar="CLASS", help="a synthetic action")
-    add("--out", default="demo", metavar="DIR", help="folder of the run")
-    add("--steps", default="150", metavar="N", help="150 by default")
-    add("--seed", default="1", metavar="N", help="of stimulus and noise")
-    _add_overwrite(sub)
-
-
-def _add_actions(sub: argparse.ArgumentParser) -> None:
-    add = sub.add_argument
-    default = gallery.Settings()
-    add("--out", type=Path, metavar="DIR", help="folder of the contact sheet")
-    add(
-        "--clips",
-        type=int,
-        metavar="N",
-        help="clips of each class: as DIR/clips/<class>/<clip>.mp4, none by default;"
-        " with --tfds, to train on, 100 by default, and a fifth as many to test on",
-    )
-    add("--frames", type=int, default=default.frames, metavar="N", help="of a model")
-    add("--size", type=int, default=default.size, metavar="N", help="pixels")
-    add(
-        "--stride",
-        type=int,
-        default=default.stride,
-        metavar="N",
-        help=f"of a model; clips have frames * stride frames, {stimuli.FPS} a second",
-    )
-    add("--seed", type=int, default=default.seed, metavar="N", help="of every draw")
-    add("--tfds", action="store_true", help="write the data set tfds:synthetic_actions")
-    add("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
-    _add_overwrite(sub)
-
-
 def _models(options: argparse.Namespace) -> int:
-    rows = zoo.table()
     if options.json:
-        print(json.dumps(rows, indent=1))
-        return 0
-    table = Table(box=None, header_style="bold")
-    columns = ["name", "paper", "input", "parameters", "gmacs", "taps", "namings"]
-    for column in [*columns, "licence"]:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        shown = row | {
-            "input": f"{row['frames']}x{row['stride']} {row['size']} px",
-            "parameters": f"{row['parameters'] / 1e6:.2f} M",
-            "gmacs": f"{row['gmacs']:.3g}",
-            "namings": ", ".join(row["namings"]) or "-",
-        }
-        table.add_row(*(str(shown[c]) for c in [*columns, "licence"]))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        print(json.dumps(zoo.table(), indent=1))
+    elif options.markdown:
+        print(zoo.markdown())
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        console.print(_models_table())
+        console.print("\nPublic weights:")
+        for row in zoo.table():
+            for address in row["weights"]:
+                console.print(f" {row['name']:<20} {address}", soft_wrap=True)
     return 0
 
 
+def _models_table() -> Table:
+    table = Table(box=None, header_style="bold")
+    for column in zoo.COLUMNS:
+        numeric = column in ("parameters", "GMACs", "taps")
+        justify: Any = "right" if numeric else "left"
+        table.add_column(column, overflow="fold", justify=justify)
+    for row in zoo.cells():
+        table.add_row(*row)
+    return table
+
+
 def _convert(options: argparse.Namespace) -> int:
-    zoo.entry(options.name)
+    if options.name:
+        zoo.entry(options.name)
     checkpoints.check_vacant(options.out, options.overwrite)
     try:
-        model = loading.convert(options.name, options.source)
+        tensors = sources.read(options.source)
+        name = options.name or loading.identify(tensors)
+        model = loading.convert(name, tensors, origin=options.source)
     except UserError as error:
         reason = str(error).removeprefix(f"{options.source}: ")
         raise UserError(f"source={options.source!r}: {reason}") from None
@@ -412,7 +112,7 @@ def _convert(options: argparse.Namespace) -> int:
         )
         model = dataclasses.replace(model, moments=taps.estimate_moments(model, clips))
     loading.save(model, options.out, overwrite=options.overwrite)
-    print(f"wrote {options.out}; use it as --model {options.name}@{options.out}")
+    print(f"wrote {options.out}; use it as --model {name}@{options.out}")
     return 0
 
 
@@ -566,14 +266,14 @@ def _train(options: argparse.Namespace) -> int:
         evaluations=options.evaluations,
         hints=options.hints,
     )
-    if options.flip and options.data in _RENDERED:
+    if options.flip and options.data in scenes.RENDERED:
         raise UserError(
             f"flip: a mirror changes classes of {options.data}; leave it out"
         )
-    if options.hints and options.data not in _RENDERED:
+    if options.hints and options.data not in scenes.RENDERED:
         raise UserError(
             f"hints={options.hints}: joints of {options.data} are not known; leave it"
-            f" out, or train on {' or '.join(_RENDERED)}"
+            f" out, or train on {' or '.join(scenes.RENDERED)}"
         )
     # All that can be refused is refused before the clips are read.
     classes = _classes("data", options)
@@ -608,7 +308,7 @@ def _train(options: argparse.Namespace) -> int:
     assert report is not None
     trained = training.with_moments(report.model, data)
     record: dict[str, Any] = {
-        "command": shlex.join(["leaps-jax", *options.arguments]),
+        "command": shlex.join(["leaps-jax", *options.words]),
         "recipe": dataclasses.asdict(recipe),
         "versions": runs.versions(),
         "device": jax.devices()[0].device_kind,
@@ -631,9 +331,9 @@ def _data(
     argument: str, options: argparse.Namespace, spec: ModelSpec, count: int
 ) -> training.Clips | training.Renderings:
     source = getattr(options, argument)
-    if source in _RENDERED:
+    if source in scenes.RENDERED:
         draw = functools.partial(
-            _RENDERED[source],
+            scenes.RENDERED[source],
             frames=spec.frames,
             size=spec.size,
             fps=stimuli.FPS / spec.stride,
@@ -651,7 +351,7 @@ def _data(
 
 def _classes(argument: str, options: argparse.Namespace) -> tuple[str, ...]:
     source = getattr(options, argument)
-    if source in _RENDERED:
+    if source in scenes.RENDERED:
         return motions.CLASSES
     return stimuli.class_names(
         source, data_dir=options.data_dir, argument=argument.replace("_", "-")
@@ -761,18 +461,24 @@ def _shares(row: dict[str, Any]) -> list[str]:
     return cells
 
 
+# Small enough for two cores: the demo takes under two minutes there.
+_DEMO = """--model x3d_xs@actions --verifier vivit_small@actions
+ --judge slow_r50_tiny@actions --preview-every 0
+ --set blur=2.5 temporal_blur=1 noise=0.1 spatial_tv=2 temporal_tv=2"""
+
+
 def _demo(options: argparse.Namespace) -> int:
     """Runs the `synthesize` that it prints."""
     if options.label not in motions.CLASSES:
         hint = nearest(options.label, motions.CLASSES)
         raise UserError(f"label={options.label!r}: no synthetic action; {hint}")
-    arguments = ["synthesize", *_DEMO.split(), "--steps", options.steps]
-    arguments += ["--seed", options.seed, "--out", options.out]
-    arguments += ["--stimulus", f"actions:{options.label}/{options.seed}"]
+    words = ["synthesize", *_DEMO.split(), "--steps", options.steps]
+    words += ["--seed", options.seed, "--out", options.out]
+    words += ["--stimulus", f"actions:{options.label}/{options.seed}"]
     if options.overwrite:
-        arguments.append("--overwrite")
-    _say(shlex.join(["leaps-jax", *arguments]))
-    return _synthesize(_parser().parse_args(arguments))
+        words.append("--overwrite")
+    _say(shlex.join(["leaps-jax", *words]))
+    return _synthesize(arguments.parser().parse_args(words))
 
 
 def _actions(options: argparse.Namespace) -> int:
@@ -817,3 +523,15 @@ def _actions(options: argparse.Namespace) -> int:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+_COMMANDS = {
+    "models": _models,
+    "convert": _convert,
+    "synthesize": _synthesize,
+    "train": _train,
+    "accuracy": _accuracy,
+    "evaluate": _evaluate,
+    "demo": _demo,
+    "actions": _actions,
+}

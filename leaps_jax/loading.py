@@ -31,6 +31,7 @@ def convert(
     source: str | os.PathLike[str] | Mapping[str, np.ndarray],
     *,
     moments: Moments | None = None,
+    origin: str = "tensors",
 ) -> Model:
     """A model with published weights.
 
@@ -39,6 +40,7 @@ def convert(
       source: a file or folder that `conversion.sources.read` accepts, or its tensors.
       moments: per tap the mean and variance per channel over natural clips, to verify
         with a model that has no batch norm.
+      origin: where tensors came from, for the model's spec; a path is its own.
 
     Returns:
       The model, in float32. With 400 outputs its classes are those of Kinetics-400,
@@ -52,7 +54,7 @@ def convert(
     """
     entry = zoo.entry(name)
     if isinstance(source, Mapping):
-        origin, tensors = "tensors", source
+        tensors = source
     else:
         origin, tensors = os.fspath(source), sources.read(source)
     try:
@@ -64,6 +66,32 @@ def convert(
         spec, licence=entry.licence, source=f"{origin} ({naming.name})"
     )
     return Model(module, variables, spec, moments=moments)
+
+
+def identify(tensors: Mapping[str, np.ndarray]) -> str:
+    """The model of the zoo that published tensors are weights of.
+
+    Raises:
+      UserError: there is none, or several have weights of these names and shapes.
+
+    >>> identify(sources.read("X3D_XS.pyth"))                     # doctest: +SKIP
+    'x3d_xs'
+    """
+    fitting = [
+        name
+        for name, naming in namings.candidates(tensors)
+        if _fits(name, tensors, naming)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UserError(
+            f"these can be weights of {' or '.join(fitting)}, which differ in no name"
+            " or shape; write which before the file"
+        )
+    name, naming = namings.candidates(tensors)[0]
+    _converted(name, tensors, naming)  # raises what does not fit
+    raise AssertionError(name)
 
 
 def _converted(

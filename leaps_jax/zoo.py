@@ -192,6 +192,49 @@ def table() -> list[dict[str, Any]]:
     ]
 
 
+COLUMNS = (
+    *("name", "paper", "family", "clip", "parameters", "GMACs", "taps"),
+    *("converts from", "licence of public weights"),
+)
+
+
+def cells() -> list[tuple[str, ...]]:
+    """`table` as text under `COLUMNS`.
+
+    >>> cells()[4][:4]
+    ('x3d_xs', 'X3D-XS', 'x3d', '4x12, 160 px')
+    """
+    return [
+        (
+            e.name,
+            e.title,
+            e.family,
+            f"{e.frames}x{e.stride}, {e.size} px",
+            f"{e.parameters / 1e6:.2f} M",
+            f"{e.gmacs:.4g}",
+            str(e.taps),
+            ", ".join(e.namings) or "-",
+            e.licence or "-",
+        )
+        for e in ENTRIES
+    ]
+
+
+def markdown() -> str:
+    """The table of README: `cells`, and links to public weights."""
+    links = [
+        ", ".join(f"[{i}]({address})" for i, address in enumerate(e.weights, 1)) or "-"
+        for e in ENTRIES
+    ]
+    head = (*COLUMNS, "weights")
+    rows = [
+        (f"`{name}`", *rest, link)
+        for (name, *rest), link in zip(cells(), links, strict=True)
+    ]
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _macs(jaxpr: Any) -> int:
     total = 0
     for eqn in jaxpr.eqns:

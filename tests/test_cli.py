@@ -426,7 +426,7 @@ def test_demo_refuses_what_is_no_action(call, root):
 
 def test_convert_writes_a_checkpoint(call, root):
     torch = pytest.importorskip("torch")
-    from test_parity import weights
+    from parity import weights
 
     tensors = {k: torch.from_numpy(v) for k, v in weights("ptv_x3d_xs").items()}
     torch.save({"model_state": tensors}, root / "X3D_XS.pyth")
@@ -437,6 +437,21 @@ def test_convert_writes_a_checkpoint(call, root):
     model = loading.load_model(f"x3d_xs@{root / 'converted'}")
     assert model.spec.classes == zoo.KINETICS_400
     assert "out=" in call(*words).err, "a second time"
+
+
+def test_convert_finds_the_model(call, root):
+    save = pytest.importorskip("safetensors.numpy").save_file
+    from parity import weights
+
+    for golden in ("ptv_c2d_r50", "ptv_x3d_xs"):
+        save(weights(golden), root / f"{golden}.safetensors")
+    ran = call("convert", "{root}/ptv_c2d_r50.safetensors", "{root}/c2d")
+    assert ran.code == 0, ran.err
+    assert f"--model c2d_r50@{root / 'c2d'}" in ran.out
+    spec = loading.load_model(f"c2d_r50@{root / 'c2d'}").spec
+    assert spec.source == f"{root / 'ptv_c2d_r50.safetensors'} (pytorchvideo_pooled)"
+    ran = call("convert", "{root}/ptv_x3d_xs.safetensors", "{root}/no")
+    assert ran.code == 2 and "x3d_xs or x3d_s or x3d_m" in ran.err
 
 
 # ---- what is refused

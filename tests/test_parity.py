@@ -45,6 +45,7 @@ def test_equals_upstream(golden):
     assert found.logits <= parity.LOGITS_TOLERANCE
     assert found.means <= parity.TAPS_TOLERANCE
     assert found.stds <= found.stds_tolerance
+    assert found.bfloat16 <= parity.BFLOAT16_TOLERANCE
     assert found.control > 10 * parity.LOGITS_TOLERANCE
 
 
@@ -86,6 +87,25 @@ def test_keys_of_another_family_are_refused(golden, name):
         return
     with pytest.raises(UserError, match=f"look like.*{NETWORKS[golden][0]}"):
         namings.recognise(name, keys)
+
+
+# Networks whose weights differ in no name or shape: clips tell them apart.
+ALIKE = [{"slow_r50", "slow_r50_4x16"}, {"x3d_xs", "x3d_s", "x3d_m"}]
+
+
+@pytest.mark.parametrize("golden", NETWORKS)
+def test_a_file_is_recognised_by_its_keys_and_shapes(golden):
+    shapes = keys_and_shapes(golden)
+    zeros = {k: np.broadcast_to(np.float32(0), shape) for k, shape in shapes.items()}
+    name = NETWORKS[golden][0]
+    alike = next((names for names in ALIKE if name in names), {name})
+    if len(alike) == 1:
+        assert loading.identify(zeros) == name
+        return
+    with pytest.raises(UserError, match="can be weights of (.*), which") as error:
+        loading.identify(zeros)
+    named = re.search("weights of (.*), which", str(error.value))[1]
+    assert set(named.split(" or ")) == alike
 
 
 # ---- the containers that files come in

@@ -532,3 +532,7 @@ def still(
     frame = jax.random.randint(jax.random.fold_in(key, 1), (), 0, len(video))
     frozen = [jnp.broadcast_to(x[frame], x.shape) for x in (video, joints)]
     return frozen[0], frozen[1]
+
+
+# What `--data` can name: rendered while it is used.
+RENDERED = {"synthetic_actions": clip, "synthetic_stills": still}

@@ -45,15 +45,31 @@ def recognise(name: str, keys: Iterable[str]) -> Naming:
     'caffe2'
     """
     entry, found = zoo.entry(name), set(keys)
-    foreign = next((w for k, w in FOREIGN if any(re.search(k, f) for f in found)), "")
+    foreign = _foreign(found)
     for naming in NAMINGS[entry.family]:
         if not foreign and naming.name in entry.namings and naming.matches(found):
             return naming
-    looks = foreign or " or ".join(_models_with(found))
-    example = ", ".join(sorted(found)[:3])
-    looks = f"they look like {looks}" if looks else f"found {example}, …"
     known = " or ".join(entry.namings) or "no published source"
-    raise UserError(f"these are not weights of {name} as named by {known}; {looks}")
+    raise UserError(
+        f"these are not weights of {name} as named by {known}; {_looks(found)}"
+    )
+
+
+def candidates(keys: Iterable[str]) -> list[tuple[str, Naming]]:
+    """The models whose published weights have such keys, and the naming of each.
+
+    Raises:
+      UserError: there are none; the message says what the keys look like.
+
+    >>> [name for name, _ in candidates(["blocks.0.conv.conv_t.weight",
+    ...     "blocks.5.pool.post_conv.weight", "x.norm_b.1.block.0.weight"])]
+    ['x3d_xs', 'x3d_s', 'x3d_m', 'x3d_l']
+    """
+    found = set(keys)
+    models = [] if _foreign(found) else _models_with(found)
+    if not models:
+        raise UserError(f"these are weights of no model of the zoo; {_looks(found)}")
+    return models
 
 
 def siblings(name: str, naming: Naming) -> list[str]:
@@ -68,10 +84,22 @@ def siblings(name: str, naming: Naming) -> list[str]:
     ]
 
 
-def _models_with(keys: set[str]) -> list[str]:
+def _models_with(keys: set[str]) -> list[tuple[str, Naming]]:
     return [
-        other
-        for other in zoo.names()
-        for naming in NAMINGS[zoo.entry(other).family]
-        if naming.name in zoo.entry(other).namings and naming.matches(keys)
+        (name, naming)
+        for name in zoo.names()
+        for naming in NAMINGS[zoo.entry(name).family]
+        if naming.name in zoo.entry(name).namings and naming.matches(keys)
     ]
+
+
+def _foreign(keys: set[str]) -> str:
+    return next((w for k, w in FOREIGN if any(re.search(k, key) for key in keys)), "")
+
+
+def _looks(keys: set[str]) -> str:
+    models = dict.fromkeys(name for name, _ in _models_with(keys))
+    looks = _foreign(keys) or " or ".join(models)
+    if looks:
+        return f"they look like {looks}"
+    return f"found {', '.join(sorted(keys)[:3])}, …"

@@ -1,0 +1,87 @@
+"""Every family under LEAPS, at the smallest clips that it takes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leaps_jax import Config, Model, synthesize, taps, zoo
+
+# family -> one of its models, fields that leave few blocks of it, frames and size
+SMALLEST = {
+    "resnet": ("slow_r50", {"depths": (1, 1, 1, 1)}, 4, 32),
+    "x3d": ("x3d_xs", {"depths": (1, 1, 2, 1)}, 4, 32),
+    "timesformer": ("timesformer", {"depth": 2}, 4, 16),
+    "vivit": ("vivit_b_16x2", {"depth": 2}, 4, 16),
+    "mvit": ("mvit_b_16x4", {"depths": (1, 1, 1)}, 4, 16),
+    "mvitv2": ("mvitv2_s_16x4", {"depths": (1, 1, 1)}, 4, 16),
+    "rev_mvit": ("rev_mvit_b_16x4", {"depths": (1, 1, 1)}, 4, 16),
+}
+CLASSES = tuple("abcde")
+
+
+def test_every_family_is_here():
+    assert list(SMALLEST) == list(dict.fromkeys(r["family"] for r in zoo.table()))
+
+
+@functools.cache
+def smallest(family: str) -> Model:
+    """A network with random weights, no scale of which is zero."""
+    name, fields, frames, size = SMALLEST[family]
+    module, spec = zoo.build(name, CLASSES, frames=frames, size=size, **fields)
+    rng = np.random.default_rng(0)
+    variables = jax.jit(module.init)(jax.random.key(0), clips(family)[:1])
+    variables = jax.tree.map(
+        lambda leaf: (
+            leaf + rng.uniform(0, 0.2, leaf.shape).astype(np.float32)
+            if leaf.ndim == 1
+            else leaf
+        ),
+        variables,
+    )
+    return Model(module, variables, spec)
+
+
+def clips(family: str) -> jax.Array:
+    _, _, frames, size = SMALLEST[family]
+    rng = np.random.default_rng(1)
+    return jnp.asarray(rng.normal(size=(2, frames, size, size, 3)), jnp.float32)
+
+
+@pytest.mark.parametrize("family", SMALLEST)
+def test_gradients_reach_every_frame_and_bfloat16_is_close(family):
+    model, videos = smallest(family), clips(family)
+    half = model.module.clone(dtype=jnp.bfloat16)
+
+    @jax.jit
+    def run(variables, x):
+        def score(x):
+            logits, found = taps.apply(model.module, variables, x, taps.norm_inputs)
+            assert {tap.value.shape[0] for tap in found.values()} == {len(videos)}
+            return logits[:, 1].sum(), logits
+
+        (_, logits), gradient = jax.value_and_grad(score, has_aux=True)(x)
+        return logits, half.apply(variables, x), gradient
+
+    logits, rounded, gradient = jax.device_get(run(model.variables, videos))
+    assert logits.shape == (2, 5) and logits.dtype == rounded.dtype == np.float32
+    assert np.isfinite(gradient).all()
+    assert (np.abs(gradient).max((2, 3, 4)) > 0).all()
+    assert np.linalg.norm(rounded - logits) < 0.05 * np.linalg.norm(logits)
+
+
+@pytest.mark.parametrize("family", SMALLEST)
+def test_leaps_inverts_it_with_an_x3d_verifier(family):
+    model = smallest(family)
+    config = Config(steps=20, steps_per_call=20, roll=0.0)
+    stimuli = np.random.default_rng(2).random(clips(family).shape, np.float32)
+    result = synthesize(
+        model, stimuli, ["b", "d"], smallest("x3d"), config, devices=jax.devices()[:1]
+    )
+    assert {"priming", "diversity", "coherence"} <= result.weights.keys()
+    total = result.metrics["total"]
+    assert np.isfinite(total).all()
+    assert (total[-1] < total[0]).all()
+    assert (total[-5:].mean(0) < total[:5].mean(0)).all()
