@@ -56,6 +56,10 @@ class Model:
     moments: Moments | None = None
 
 
+# What a layer says of the time in its tap, under the names that the tap has for it.
+_TIME = ("time_axis", "time_steps", "class_tokens")
+
+
 @dataclasses.dataclass(frozen=True)
 class Tap:
     """One captured tensor.
@@ -64,21 +68,23 @@ class Tap:
       name: path of the module, with the method where it is not `observe`.
       value: (b, ..., c).
       time_axis: the axis of `value` that is time, or None.
-      time_steps: where that axis is a sequence of tokens, a class token and then those
+      time_steps: where that axis is a sequence of tokens, class tokens and then those
         of each step in turn: the number of steps.
+      class_tokens: before them.
     """
 
     name: str
     value: jax.Array
-    time_axis: int | None
+    time_axis: int | None = None
     time_steps: int | None = None
+    class_tokens: int = 1
 
     def mean(self) -> jax.Array:
         """μ(z): the mean over all positions, (b, c) in float32."""
         return jnp.mean(self.value, axis=self.positions, dtype=jnp.float32)
 
     def by_time(self) -> jax.Array:
-        """The tensor with its time first, (b, t, ..., c), without a class token.
+        """The tensor with its time first, (b, t, ..., c), without class tokens.
 
         >>> Tap("norm", jnp.zeros((2, 1 + 4 * 9, 8)), 1, time_steps=4).by_time().shape
         (2, 4, 9, 8)
@@ -87,7 +93,8 @@ class Tap:
         z = jnp.moveaxis(self.value, self.time_axis, 1)
         if self.time_steps is None:
             return z
-        return z[:, 1:].reshape(z.shape[0], self.time_steps, -1, *z.shape[2:])
+        z = z[:, self.class_tokens :]
+        return z.reshape(z.shape[0], self.time_steps, -1, *z.shape[2:])
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -124,13 +131,13 @@ def apply_mutable(
 
     `options` go to the module: `train`, and `rngs`.
     """
-    calls: list[tuple[tuple[str, ...], str, int | None, int | None]] = []
+    calls: list[tuple[tuple[str, ...], str, dict[str, Any]]] = []
 
     def recording(m: nn.Module, method: str) -> bool:
         if not tap_filter(m, method):
             return False
-        time = (getattr(m, "time_axis", None), getattr(m, "time_steps", None))
-        calls.append((m.path, method, *time))
+        time = {field: getattr(m, field) for field in _TIME if hasattr(m, field)}
+        calls.append((m.path, method, time))
         return True
 
     logits, mutated = module.apply(
@@ -145,16 +152,16 @@ def apply_mutable(
     total = collections.Counter((path, method) for path, method, *_ in calls)
     seen: collections.Counter = collections.Counter()
     taps = {}
-    for path, method, time_axis, time_steps in calls:
+    for path, method, time in calls:
         leaf = functools.reduce(lambda node, key: node[key], path, tree)[method]
         value = leaf[seen[path, method]]
         seen[path, method] += 1
         name = "/".join(path if method == "observe" else (*path, method))
         if total[path, method] > 1:
             name += f"#{seen[path, method]}"
-        if time_axis is None and value.ndim == 5:
-            time_axis = 1
-        taps[name] = Tap(name, value, time_axis, time_steps)
+        if time.get("time_axis") is None and value.ndim == 5:
+            time = time | {"time_axis": 1}
+        taps[name] = Tap(name, value, **time)
     return logits.astype(jnp.float32), taps, mutated
 
 

@@ -10,6 +10,7 @@ file or model has one of the names in it.
 
 import dataclasses
 import functools
+import re
 import sys
 import time
 from pathlib import Path
@@ -49,14 +50,22 @@ NETWORKS = {
     "hf_vivit_b_16x2": ("vivit_b_16x2", "huggingface"),
     "scenic_vivit_b_16x2": ("vivit_b_16x2", "scenic"),
     "scenic_vivit_b_16x2_fe": ("vivit_b_16x2_fe", "scenic"),
-    "uniformerv2_b_16_8": ("uniformerv2_b_16_8", "official"),
-    "uniformerv2_l_14_8": ("uniformerv2_l_14_8", "official"),
-    "swin_official_t": ("swin_t", "official"),
-    "torchvision_swin3d_t": ("swin_t", "torchvision"),
-    "torchvision_swin3d_t@20x200": ("swin_t", "torchvision"),
-    "torchvision_swin3d_t@7x90": ("swin_t", "torchvision"),
-    "torchvision_swin3d_s": ("swin_s", "torchvision"),
-    "torchvision_swin3d_b": ("swin_b", "torchvision"),
+    "uniformerv2_b_16_8": ("uniformer_v2_b", "official"),
+    "uniformerv2_l_14_8": ("uniformer_v2_l", "official"),
+    "swin_official_t": ("swin3d_t", "official"),
+    "torchvision_swin3d_t": ("swin3d_t", "torchvision"),
+    "torchvision_swin3d_t@20x200": ("swin3d_t", "torchvision"),
+    "torchvision_swin3d_t@7x90": ("swin3d_t", "torchvision"),
+    "torchvision_swin3d_s": ("swin3d_s", "torchvision"),
+    "torchvision_swin3d_b": ("swin3d_b", "torchvision"),
+    "ptv_mvit_base_16x4": ("mvit_v1_b", "pytorchvideo"),
+    "torchvision_mvit_v1_b": ("mvit_v1_b", "torchvision"),
+    "torchvision_mvit_v1_b@8x112": ("mvit_v1_b", "torchvision"),
+    "slowfast_mvitv2_s": ("mvit_v2_s", "slowfast"),
+    "torchvision_mvit_v2_s": ("mvit_v2_s", "torchvision"),
+    "torchvision_mvit_v2_s@8x112": ("mvit_v2_s", "torchvision"),
+    "slowfast_mvitv2_b": ("mvit_v2_b", "slowfast"),
+    "slowfast_rev_mvit_b": ("rev_mvit_b", "slowfast"),
 }
 
 # Float32 rounding is at most 8e-6 of logits and 7e-6 of taps (of upstream against
@@ -153,11 +162,9 @@ def measure(golden: str) -> Parity:
     if "@" not in golden:
         assert clip.shape[1:3] == (model.spec.frames, model.spec.size)
 
-    matrices = [
-        k
-        for k, v in source.items()
-        if v.ndim >= 2 and v.dtype == np.float32 and not k.endswith("bias")
-    ]
+    # a layer norm takes away the scale of the pooling convolution before it
+    unseen = re.compile(r"bias$|\.pool_[qkv]\.|_index$")
+    matrices = [k for k, v in source.items() if v.ndim >= 2 and not unseen.search(k)]
     middle = matrices[len(matrices) // 2]
 
     with jax.default_matmul_precision("highest"):

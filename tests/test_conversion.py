@@ -219,7 +219,7 @@ def test_weights_of_another_model_are_named():
     cases = {
         "head.lin_5.weight s1.pathway0_stem.conv_xy.weight": "x3d_xs or x3d_s",
         "features.0.0.attn.relative_position_bias_table features.6.1.norm2.weight"
-        " head.weight": "swin_t or swin_s or swin_b",
+        " head.weight": "swin3d_t or swin3d_s or swin3d_b",
         "vivit.embeddings.cls_token classifier.weight": "vivit_b_16x2",
         "layer1.0.conv1.0.weight": "ResNet-18 of torchvision",
         "something.weight": "found something.weight",

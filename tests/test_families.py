@@ -12,12 +12,15 @@ from leaps_jax import Config, Model, synthesize, taps, zoo
 # family -> one of its models, fields that leave few blocks of it, frames and size
 SMALLEST = {
     "resnet": ("slow_r50", {"depths": (1, 1, 1, 1)}, 4, 32),
+    "resnet18": ("r2plus1d_18", {"depths": (1, 1, 1, 1)}, 4, 32),
     "x3d": ("x3d_xs", {"depths": (1, 1, 2, 1)}, 4, 32),
     "timesformer": ("timesformer", {"depth": 2}, 4, 16),
     "vivit": ("vivit_b_16x2", {"depth": 2}, 4, 16),
-    "resnet18": ("r2plus1d_18", {"depths": (1, 1, 1, 1)}, 4, 32),
-    "swin": ("swin_t", {"depths": (2, 1, 1, 1)}, 4, 32),
-    "uniformerv2": ("uniformerv2_b_16_8", {"depth": 2}, 4, 16),
+    "swin": ("swin3d_t", {"depths": (2, 1, 1, 1)}, 4, 32),
+    "mvit": ("mvit_v1_b", {"depths": (1, 1, 1)}, 4, 16),
+    "mvitv2": ("mvit_v2_s", {"depths": (1, 1, 1)}, 4, 16),
+    "rev_mvit": ("rev_mvit_b", {"depths": (1, 1, 1)}, 4, 16),
+    "uniformerv2": ("uniformer_v2_b", {"depth": 2}, 4, 16),
 }
 CLASSES = tuple("abcde")
 

@@ -79,7 +79,7 @@ def test_key_biases_of_vivit_are_in_their_places(golden):
 
 @pytest.mark.parametrize("golden", NETWORKS)
 @pytest.mark.parametrize(
-    "name", ["slow_r50", "x3d_m", "timesformer", "vivit_b_16x2", "swin_t"]
+    "name", ["slow_r50", "x3d_m", "timesformer", "vivit_b_16x2", "swin3d_t"]
 )
 def test_keys_of_another_family_are_refused(golden, name):
     keys = keys_and_shapes(golden)
@@ -95,7 +95,7 @@ def test_keys_of_another_family_are_refused(golden, name):
 ALIKE = [
     {"slow_r50", "slow_r50_4x16"},
     {"x3d_xs", "x3d_s", "x3d_m"},
-    {"uniformerv2_l_14_8", "uniformerv2_l_14_16"},
+    {"uniformer_v2_l", "uniformer_v2_l_16f"},
 ]
 
 

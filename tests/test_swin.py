@@ -20,7 +20,7 @@ FEW = {"depths": (2, 1), "width": 24, "heads": (2, 3), "window": (2, 3, 3)}
 
 def small(frames, size):
     """A network of two stages, its tensors all of a size that matters, and a clip."""
-    module, _ = zoo.build("swin_t", tuple("abc"), frames=frames, size=size, **FEW)
+    module, _ = zoo.build("swin3d_t", tuple("abc"), frames=frames, size=size, **FEW)
     rng = np.random.default_rng(0)
 
     def tensor(path, leaf):
@@ -266,10 +266,10 @@ def test_names_of_other_sources_give_the_same_weights(naming, pairs):
     other = renamed(official, *pairs)
     if naming == "torchvision":
         assert other.keys() == parity.keys_and_shapes("torchvision_swin3d_t").keys()
-    assert namings.recognise("swin_t", official).name == "official"
-    assert namings.recognise("swin_t", other).name == naming
-    ours = loading.convert("swin_t", official).variables
-    theirs = loading.convert("swin_t", other).variables
+    assert namings.recognise("swin3d_t", official).name == "official"
+    assert namings.recognise("swin3d_t", other).name == naming
+    ours = loading.convert("swin3d_t", official).variables
+    theirs = loading.convert("swin3d_t", other).variables
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
@@ -277,8 +277,8 @@ def test_names_of_other_sources_give_the_same_weights(naming, pairs):
 def test_key_biases_are_in_their_rows(golden):
     # they add one number to all attention logits of a query: no output shows them
     source = parity.weights(golden)
-    params = loading.convert("swin_t", source).variables["params"]
-    naming = namings.recognise("swin_t", source)
+    params = loading.convert("swin3d_t", source).variables["params"]
+    naming = namings.recognise("swin3d_t", source)
     biases = [k for k in source if k.endswith("qkv.bias")]
     assert len(biases) == 12
     for key in biases:
@@ -291,5 +291,7 @@ def test_key_biases_are_in_their_rows(golden):
 def test_one_swin_for_another():
     shapes = parity.keys_and_shapes("torchvision_swin3d_s")
     source = {k: np.zeros(s, np.float32) for k, s in shapes.items()}
-    with pytest.raises(UserError, match="these are weights of swin_s, not of swin_b"):
-        loading.convert("swin_b", source)
+    with pytest.raises(
+        UserError, match="these are weights of swin3d_s, not of swin3d_b"
+    ):
+        loading.convert("swin3d_b", source)

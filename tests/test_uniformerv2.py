@@ -31,8 +31,8 @@ def small_source() -> dict[str, np.ndarray]:
 
 
 def small_network(source, **options):
-    module, _ = zoo.build("uniformerv2_b_16_8", CLASSES, size=12, **FIELDS, **options)
-    naming = namings.recognise("uniformerv2_b_16_8", source)
+    module, _ = zoo.build("uniformer_v2_b", CLASSES, size=12, **FIELDS, **options)
+    naming = namings.recognise("uniformer_v2_b", source)
     return module, rules.convert_tensors(source, naming, zoo.variable_shapes(module))
 
 
@@ -193,13 +193,13 @@ def test_key_biases_are_in_their_rows(theirs, ours, depth):
 
 
 def test_no_weight_depends_on_the_number_of_frames():
-    eight, sixteen = (zoo.build(f"uniformerv2_l_14_{n}", CLASSES)[0] for n in (8, 16))
+    eight, sixteen = (zoo.build(f"uniformer_v2_l{n}", CLASSES)[0] for n in ("", "_16f"))
     assert eight.clone(frames=16) == sixteen
     assert zoo.variable_shapes(eight) == zoo.variable_shapes(sixteen)
 
 
 def test_patches_must_divide_the_size():
-    module, _ = zoo.build("uniformerv2_l_14_8", CLASSES, size=100, depth=1)
+    module, _ = zoo.build("uniformer_v2_l", CLASSES, size=100, depth=1)
     video = jax.ShapeDtypeStruct((1, 2, 100, 100, 3), jnp.float32)
     with pytest.raises(ValueError, match="size=100.*multiple of 14") as error:
         jax.eval_shape(module.init, jax.random.key(0), video)

@@ -28,12 +28,12 @@ PARAMETERS = {
     "timesformer_l": 121_566_352 + (96 - 8) * 768,
     "vivit_b_16x2": 88_954_000,
     "vivit_b_16x2_fe": 115_062_928,
-    "uniformerv2_b_16_8": 114_552_208,
-    "uniformerv2_l_14_8": 354_099_600,
-    "uniformerv2_l_14_16": 354_099_600,
-    "swin_t": 28_158_070,
-    "swin_s": 49_816_678,
-    "swin_b": 88_048_984,
+    "uniformer_v2_b": 114_552_208,
+    "uniformer_v2_l": 354_099_600,
+    "uniformer_v2_l_16f": 354_099_600,
+    "swin3d_t": 28_158_070,
+    "swin3d_s": 49_816_678,
+    "swin3d_b": 88_048_984,
 }
 GMACS = {
     "slow_r50": 41.74,
@@ -54,12 +54,12 @@ GMACS = {
     "timesformer_l": 7140 / 3,
     "vivit_b_16x2": 451.5,
     "vivit_b_16x2_fe": 283,
-    "uniformerv2_b_16_8": 148.1,
-    "uniformerv2_l_14_8": 665.6,
-    "uniformerv2_l_14_16": 1331.2,
-    "swin_t": 87.76,
-    "swin_s": 165.7,
-    "swin_b": 281.3,
+    "uniformer_v2_b": 148.1,
+    "uniformer_v2_l": 665.6,
+    "uniformer_v2_l_16f": 1331.2,
+    "swin3d_t": 87.76,
+    "swin3d_s": 165.7,
+    "swin3d_b": 281.3,
 }
 SMALL = [name for name in zoo.names() if name.endswith("_small")]
 
@@ -126,7 +126,7 @@ def shallow(name):
     return module, variables, video
 
 
-@pytest.mark.parametrize("name", [*SMALL, "uniformerv2_b_16_8"])
+@pytest.mark.parametrize("name", [*SMALL, "uniformer_v2_b"])
 def test_options_do_not_change_the_network(name):
     plain, variables, video = shallow(name)
     remat, half = plain.clone(remat=True), plain.clone(dtype=jnp.bfloat16)
@@ -158,7 +158,7 @@ def test_options_do_not_change_the_network(name):
     assert np.isfinite(dc).all()
 
 
-@pytest.mark.parametrize("name", [*SMALL, "uniformerv2_b_16_8"])
+@pytest.mark.parametrize("name", [*SMALL, "uniformer_v2_b"])
 def test_training_mode_updates_statistics_and_drops_out(name):
     module, given, video = shallow(name)
     module = module.clone(dropout=0.5)
@@ -231,7 +231,7 @@ def test_depthwise_convolution_is_one(stride):
         ("timesformer_small", (1, 4, 100, 100, 3), "multiple of 16"),
         ("vivit_small", (1, 4, 112, 100, 3), "4x112x100.*tubelets of 2x16x16"),
         ("vivit_small", (1, 5, 112, 112, 3), "5x112x112.*multiple"),
-        ("uniformerv2_b_16_8", (1, 2, 224, 192, 3), "frames of 224x192.*size=224"),
+        ("uniformer_v2_b", (1, 2, 224, 192, 3), "frames of 224x192.*size=224"),
     ],
 )
 def test_clips_that_do_not_fit(name, shape, words):

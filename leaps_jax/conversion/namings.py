@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from leaps_jax import zoo
 from leaps_jax.conversion.families import (
+    mvit,
     resnet,
     resnet18,
     swin,
@@ -25,14 +26,13 @@ NAMINGS: dict[str, tuple[Naming, ...]] = {
     "vivit": vivit.NAMINGS,
     "uniformerv2": uniformerv2.NAMINGS,
     "swin": swin.NAMINGS,
+    "mvit": mvit.MVIT,
+    "mvitv2": mvit.MVITV2,
+    "rev_mvit": mvit.REVERSIBLE,
 }
 
 # A key that only files of this kind have, for the message about a wrong file.
-FOREIGN = (
-    (r"\.F\.attn\.", "a reversible MViT"),
-    (r"\.attn\.pool_[qk]|\.attn\.(norm_q|_attention_pool)", "an MViT"),
-    (r"^s1\.pathway1_stem\.|^t_conv1_w$", "a two-pathway SlowFast"),
-)
+FOREIGN = ((r"^s1\.pathway1_stem\.|^t_conv1_w$", "a two-pathway SlowFast"),)
 
 
 def recognise(name: str, keys: Iterable[str]) -> Naming:

@@ -62,6 +62,8 @@ class Naming:
       marks: regular expressions that each match some key of a file of this naming.
       absent: regular expressions that match no key of such a file.
       overrides: fields that the module must have for these weights.
+      stacked: (fragments of keys, a fragment in their place): the tensors under the
+        former are one of ours, along its outputs and in this order.
       of_flax: tensors are in Flax's layouts, not in torch's.
     """
 
@@ -71,6 +73,7 @@ class Naming:
     marks: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     overrides: tuple[tuple[str, Any], ...] = ()
+    stacked: tuple[tuple[str, ...], str] | None = None
     of_flax: bool = False
 
     def matches(self, keys: set[str]) -> bool:
@@ -118,7 +121,7 @@ def convert_tensors(
     filled: dict[Path, np.ndarray] = {}
     used: dict[Path, str] = {}
     unknown, twice, misshaped = [], [], []
-    for key, tensor in source.items():
+    for key, tensor in stack(source, naming).items():
         if any(re.search(pattern, key) for pattern, _ in naming.ignored):
             continue
         leaf = _leaf(naming, key, wanted)
@@ -152,11 +155,33 @@ def convert_tensors(
     return flax.traverse_util.unflatten_dict(filled)
 
 
+def stack(source: Mapping[str, np.ndarray], naming: Naming) -> Mapping[str, np.ndarray]:
+    """Joins the tensors that the source keeps apart and our module together.
+
+    >>> naming = Naming("toy", rules=(), stacked=((".q.", ".k."), ".qk."))
+    >>> stack({"a.q.bias": np.zeros(3), "a.k.bias": np.ones(3)}, naming)["a.qk.bias"]
+    array([0., 0., 0., 1., 1., 1.])
+    """
+    if naming.stacked is None:
+        return source
+    fragments, whole = naming.stacked
+    joined = dict(source)
+    for key in source:
+        if fragments[0] in key:
+            parts = [key.replace(fragments[0], fragment) for fragment in fragments]
+            if len({np.shape(source.get(part, ())) for part in parts}) == 1:
+                tensors = [joined.pop(part) for part in parts]
+                joined[key.replace(fragments[0], whole)] = np.concatenate(tensors)
+    return joined
+
+
 def to_layout(tensor: np.ndarray, leaf: str, ndim: int) -> np.ndarray:
-    """Transposes a kernel from torch's layout to Flax's; other leaves stay.
+    """Transposes a kernel from torch's layout to Flax's.
 
     Trailing axes of length 1 are dropped or added first: a 1x1x1 convolution may be a
-    matrix here, and Caffe2 stores some convolutions without their last axes.
+    matrix here, and Caffe2 stores some convolutions without their last axes. Other
+    tensors lose leading axes of length 1: most sources give a class token and position
+    embeddings an axis for the batch.
 
     >>> to_layout(np.zeros((4, 3, 1, 7, 7)), "kernel", 5).shape
     (1, 7, 7, 3, 4)
@@ -164,6 +189,8 @@ def to_layout(tensor: np.ndarray, leaf: str, ndim: int) -> np.ndarray:
     (3, 4)
     """
     if leaf != "kernel":
+        while tensor.ndim > ndim and tensor.shape[0] == 1:
+            tensor = tensor[0]
         return tensor
     while tensor.ndim > ndim and tensor.shape[-1] == 1:
         tensor = tensor[..., 0]

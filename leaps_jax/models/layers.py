@@ -41,14 +41,15 @@ class BatchNorm(nn.BatchNorm):
 class LayerNorm(nn.LayerNorm):
     """Layer norm over channels, computed in float32 by the two-pass formula.
 
-    `time_steps` tells that `time_axis` is a sequence of tokens, a class token and then
-    those of each step in turn: (b, 1 + time_steps * n, c).
+    `time_steps` tells that `time_axis` is a sequence of tokens, class tokens and then
+    those of each step in turn: (b, class_tokens + time_steps * n, c).
     """
 
     epsilon: float = 1e-6
     use_fast_variance: bool = False
     time_axis: int | None = None
     time_steps: int | None = None
+    class_tokens: int = 1
 
     def observe(self, x: jax.Array) -> jax.Array:
         return x
@@ -81,17 +82,19 @@ class Mlp(nn.Module):
 
     Attributes:
       hidden: channels between the layers.
+      width: channels after them, those before if None.
       tanh_gelu: approximate the GELU by a tanh; exact if False.
       dtype: compute type, None for float32.
     """
 
     hidden: int
+    width: int | None = None
     tanh_gelu: bool = False
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
+        width = x.shape[-1] if self.width is None else self.width
         x = nn.Dense(
             self.hidden, dtype=self.dtype, kernel_init=xavier_uniform, name="fc1"
         )(x)
@@ -187,25 +190,29 @@ class TubeletEmbedding(nn.Module):
 class DepthwiseConv(nn.Module):
     """A 3D convolution of every channel by itself, padded as `conv`.
 
-    Its kernel is (t, h, w, 1, c), as `nn.Conv` with a group per channel would have it.
+    Its kernel is (t, h, w, 1, c / heads), as `nn.Conv` with a group per channel would
+    have it.
 
     Attributes:
       kernel: its size, odd.
       stride: per axis.
       dtype: compute type, None for float32; sums are in float32.
       use_bias: whether one is added.
+      heads: runs of channels, one after another, that share the kernel.
     """
 
     kernel: Size3
     stride: Size3 = (1, 1, 1)
     dtype: jnp.dtype | None = None
     use_bias: bool = False
+    heads: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         # by fan-in: Flax would count the outputs of all channels in the fan-out
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        kernel = self.param("kernel", init, (*self.kernel, 1, x.shape[-1]))
+        shape = (*self.kernel, 1, x.shape[-1] // self.heads)
+        kernel = jnp.tile(self.param("kernel", init, shape), self.heads)
         dtype = self.dtype or jnp.promote_types(x.dtype, jnp.float32)
         # XLA's grouped 3D convolution is some 100 times slower on a CPU than the sum
         # of shifted products that it stands for.

@@ -5,7 +5,7 @@ a window, so that neighbours meet. It is the Swin transformer of images (Liu et 
 arXiv:2103.14030) with time as a third axis. Tokens are always (b, t, h, w, c).
 
 >>> import jax, jax.numpy as jnp
->>> fields = {**VARIANTS["swin_t"], "depths": (2, 1, 1, 1)}
+>>> fields = {**VARIANTS["swin3d_t"], "depths": (2, 1, 1, 1)}
 >>> model = Swin(num_classes=5, frames=4, size=32, **fields)
 >>> video = jnp.zeros((1, 4, 32, 32, 3))
 >>> logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), video)
@@ -268,7 +268,7 @@ class Swin(nn.Module):
 
 # Section 3.3 of arXiv:2106.13230; heads are 32 channels wide.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "swin_t": {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
-    "swin_s": {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
-    "swin_b": {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
+    "swin3d_t": {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
+    "swin3d_s": {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
+    "swin3d_b": {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
 }

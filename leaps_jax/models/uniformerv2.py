@@ -10,7 +10,7 @@ The weights published for Kinetics-400 have none of the paper's local blocks, no
 this network.
 
 >>> import jax, jax.numpy as jnp
->>> fields = VARIANTS["uniformerv2_b_16_8"] | {"depth": 2, "global_depth": 1}
+>>> fields = VARIANTS["uniformer_v2_b"] | {"depth": 2, "global_depth": 1}
 >>> model = UniFormerV2(num_classes=5, frames=2, size=32, **fields)
 >>> video = jnp.zeros((1, 2, 32, 32, 3))
 >>> logits, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), video)
@@ -222,7 +222,7 @@ class UniFormerV2(nn.Module):
 # Sections 3 and 4.1 of arXiv:2211.09552: CLIP's ViT-B/16 and ViT-L/14 with global
 # blocks after their last four blocks.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "uniformerv2_b_16_8": {"patch": 16, "depth": 12, "width": 768, "heads": 12},
-    "uniformerv2_l_14_8": {"patch": 14, "depth": 24, "width": 1024, "heads": 16},
-    "uniformerv2_l_14_16": {"patch": 14, "depth": 24, "width": 1024, "heads": 16},
+    "uniformer_v2_b": {"patch": 16, "depth": 12, "width": 768, "heads": 12},
+    "uniformer_v2_l": {"patch": 14, "depth": 24, "width": 1024, "heads": 16},
+    "uniformer_v2_l_16f": {"patch": 14, "depth": 24, "width": 1024, "heads": 16},
 }
