@@ -254,8 +254,10 @@ def diversity(relative: bool = True) -> Objective:
             of_mean, of_var = norm(first), norm(second - jnp.square(first) - var)
             if relative:
                 size = jnp.sqrt((jnp.square(mean) + var).sum())
-                # a token that has seen nothing yet has a variance of 0
-                of_mean, of_var = of_mean / size, of_var / (norm(var) + 1e-12)
+                # a token that has seen nothing yet never varies: it tells nothing
+                spread = norm(var)
+                of_var /= jnp.where(spread > 0, spread, jnp.inf)
+                of_mean /= size
                 of_mean /= len(context.verifier_taps)
                 of_var /= len(context.verifier_taps)
             total += of_mean + of_var

@@ -5,9 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity
 import pytest
 
-from leaps_jax import Config, Model, synthesize, taps, zoo
+from leaps_jax import Config, Model, cli, loading, runs, synthesize, taps, zoo
 
 # family -> one of its models, fields that leave few blocks of it, frames and size
 SMALLEST = {
@@ -22,6 +23,8 @@ SMALLEST = {
     "rev_mvit": ("rev_mvit_b", {"depths": (1, 1, 1)}, 4, 16),
     "uniformerv2": ("uniformer_v2_b", {"depth": 2}, 4, 16),
 }
+# Their published weights take no smaller clips than those that they are made for.
+FIXED = ("resnet", "x3d", "uniformerv2")
 CLASSES = tuple("abcde")
 
 
@@ -88,3 +91,31 @@ def test_leaps_inverts_it_with_an_x3d_verifier(family):
     assert np.isfinite(total).all()
     assert (total[-1] < total[0]).all()
     assert (total[-5:].mean(0) < total[:5].mean(0)).all()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("family", SMALLEST)
+def test_convert_then_synthesize(family, tmp_path, capsys):
+    """A file under published names, at full size, to a run: the user's way."""
+    save = pytest.importorskip("safetensors.numpy").save_file
+    name, _, frames, size = SMALLEST[family]
+    if family in FIXED:
+        frames, size = zoo.entry(name).frames, zoo.entry(name).size
+    golden = next(g for g, (n, _) in parity.NETWORKS.items() if n == name)
+    save(parity.weights(golden), tmp_path / "published.safetensors")
+    weights = tmp_path / "weights"
+    words = ["convert", name, str(tmp_path / "published.safetensors"), str(weights)]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    assert len(loading.load_model(f"{name}@{weights}").spec.classes) == 400
+
+    clip = np.random.default_rng(0).random((frames, size, size, 3), np.float32)
+    np.save(tmp_path / "clip.npy", clip)
+    words = ["synthesize", "--model", f"{name}@{weights}", "--label", "juggling balls"]
+    words += ["--stimulus", str(tmp_path / "clip.npy"), "--out", str(tmp_path / "run")]
+    words += ["--frames", str(frames), "--size", str(size), "--stride", "1"]
+    words += ["--steps", "3", "--preview-every", "0"]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    made = runs.results(tmp_path / "run")
+    assert made["classes"] == ["juggling balls"]
+    assert made["videos"].shape == (1, frames, size, size, 3)
+    assert np.ptp(made["videos"]) > 0.1
