@@ -19,6 +19,10 @@ PARAMETERS = {
     "timesformer": 121_566_352,
     "vivit_b_16x2": 88_954_000,
     "vivit_b_16x2_fe": 115_062_928,
+    "mvit_b_16x4": 36_610_672,
+    "mvitv2_s_16x4": 34_537_744,
+    "mvitv2_b_32x3": 51_230_128,
+    "rev_mvit_b_16x4": 34_963_120,
 }
 GMACS = {
     "slow_r50": 41.74,
@@ -31,8 +35,13 @@ GMACS = {
     "timesformer": 195.8,
     "vivit_b_16x2": 451.5,
     "vivit_b_16x2_fe": 283,
+    "mvit_b_16x4": 70.60,
+    "mvitv2_s_16x4": 64.22,
+    "mvitv2_b_32x3": 224.5,
+    "rev_mvit_b_16x4": 63.65,
 }
 VIVIT = [name for name in zoo.names() if name.startswith("vivit_") and "16x2" in name]
+MVIT = [name for name in zoo.names() if "mvit" in name]
 SMALL = [name for name in zoo.names() if name.endswith("_small")]
 
 
@@ -45,7 +54,9 @@ def test_counts_are_what_the_table_and_the_papers_say(name):
     assert entry.gmacs == pytest.approx(GMACS.get(name, entry.gmacs), rel=1e-2)
 
 
-@pytest.mark.parametrize("name", ["slow_r50", "x3d_xs", "timesformer", *VIVIT, *SMALL])
+@pytest.mark.parametrize(
+    "name", ["slow_r50", "x3d_xs", "timesformer", *VIVIT, *MVIT, *SMALL]
+)
 def test_number_of_taps(name):
     module, spec = zoo.build(name, ("a",))
     model = taps.Model(module, zoo.variable_shapes(module), spec)
@@ -81,8 +92,8 @@ def test_unknown_names_are_one_line_with_the_nearest():
 
 def shallow(name):
     """A network of the family with one or two blocks a stage, all of them active."""
-    transformer = zoo.entry(name).family in ("timesformer", "vivit")
-    few = {"depth": 2} if transformer else {"depths": (2, 1, 1, 1)}
+    fields = zoo.entry(name).fields
+    few = {"depth": 2} if "depth" in fields else {"depths": (2, 1, 1, 1)}
     module, _ = zoo.build(name, tuple("abcde"), frames=4, size=64, **few)
     rng = np.random.default_rng(0)
     video = rng.normal(size=(2, 4, 64, 64, 3)).astype(np.float32)
@@ -178,7 +189,7 @@ def test_the_gradient_reaches_every_frame(name):
     assert (by_frame > 1e-3 * by_frame.max()).all()
 
 
-@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)])
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (1, 8, 8)])
 def test_depthwise_convolution_is_one(stride):
     layer = DepthwiseConv((3, 3, 3), stride)
     rng = np.random.default_rng(0)
@@ -187,6 +198,11 @@ def test_depthwise_convolution_is_one(stride):
     got = layer.apply({"params": {"kernel": kernel}}, x)
     wanted = layer._grouped_convolution(x, kernel)
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    heads = DepthwiseConv((3, 3, 3), stride, heads=2)
+    shared = {"params": {"kernel": kernel}}
+    pair = jnp.concatenate([x, x[::-1]], axis=-1)
+    wanted_pair = jnp.concatenate([wanted, wanted[::-1]], axis=-1)
+    np.testing.assert_allclose(heads.apply(shared, pair), wanted_pair, atol=1e-4)
     half = DepthwiseConv((3, 3, 3), stride, jnp.bfloat16)
     got = half.apply({"params": {"kernel": kernel}}, x)
     assert got.dtype == jnp.bfloat16
