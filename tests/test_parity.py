@@ -21,6 +21,8 @@ from leaps_jax import loading, zoo
 from leaps_jax.conversion import namings, rules, sources
 from leaps_jax.errors import UserError
 
+MVITS = [name for name in zoo.names() if "mvit" in name]
+
 
 def flat(variables) -> dict[str, np.ndarray]:
     leaves = jax.tree_util.tree_leaves_with_path(variables)
@@ -95,7 +97,7 @@ def test_key_biases_of_vivit_are_in_their_places(golden):
 
 @pytest.mark.parametrize("golden", NETWORKS)
 @pytest.mark.parametrize(
-    "name", ["slow_r50", "x3d_m", "timesformer", "vivit_b_16x2", "swin3d_t"]
+    "name", ["slow_r50", "x3d_m", "timesformer", "vivit_b_16x2", "swin3d_t", *MVITS]
 )
 def test_keys_of_another_family_are_refused(golden, name):
     keys = keys_and_shapes(golden)

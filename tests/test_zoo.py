@@ -34,6 +34,10 @@ PARAMETERS = {
     "swin3d_t": 28_158_070,
     "swin3d_s": 49_816_678,
     "swin3d_b": 88_048_984,
+    "mvit_v1_b": 36_610_672,
+    "mvit_v2_s": 34_537_744,
+    "mvit_v2_b": 51_230_128,
+    "rev_mvit_b": 34_963_120,
 }
 GMACS = {
     "slow_r50": 41.74,
@@ -60,6 +64,10 @@ GMACS = {
     "swin3d_t": 87.76,
     "swin3d_s": 165.7,
     "swin3d_b": 281.3,
+    "mvit_v1_b": 70.60,
+    "mvit_v2_s": 64.22,
+    "mvit_v2_b": 224.5,
+    "rev_mvit_b": 63.65,
 }
 SMALL = [name for name in zoo.names() if name.endswith("_small")]
 
@@ -206,7 +214,7 @@ def test_the_gradient_reaches_every_frame(name):
     assert (by_frame > 1e-3 * by_frame.max()).all()
 
 
-@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)])
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (1, 8, 8)])
 def test_depthwise_convolution_is_one(stride):
     layer = DepthwiseConv((3, 3, 3), stride)
     rng = np.random.default_rng(0)
@@ -215,6 +223,11 @@ def test_depthwise_convolution_is_one(stride):
     got = layer.apply({"params": {"kernel": kernel}}, x)
     wanted = layer._grouped_convolution(x, kernel)
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    heads = DepthwiseConv((3, 3, 3), stride, heads=2)
+    shared = {"params": {"kernel": kernel}}
+    pair = jnp.concatenate([x, x[::-1]], axis=-1)
+    wanted_pair = jnp.concatenate([wanted, wanted[::-1]], axis=-1)
+    np.testing.assert_allclose(heads.apply(shared, pair), wanted_pair, atol=1e-4)
     half = DepthwiseConv((3, 3, 3), stride, jnp.bfloat16)
     got = half.apply({"params": {"kernel": kernel}}, x)
     assert got.dtype == jnp.bfloat16
