@@ -221,7 +221,7 @@ def test_weights_of_another_model_are_named():
         "features.0.0.attn.relative_position_bias_table features.6.1.norm2.weight"
         " head.weight": "swin3d_t or swin3d_s or swin3d_b",
         "vivit.embeddings.cls_token classifier.weight": "vivit_b_16x2",
-        "layer1.0.conv1.0.weight": "ResNet-18 of torchvision",
+        "s1.pathway1_stem.conv.weight": "a two-pathway SlowFast",
         "something.weight": "found something.weight",
     }
     for keys, words in cases.items():

@@ -9,20 +9,22 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 
-FAMILIES = {path.stem for path in (PACKAGE / "models").glob("*.py")}
-FAMILIES -= {"__init__", "layers", "multiscale"}
+MODELS = {path.stem for path in (PACKAGE / "models").glob("*.py")}
+MODELS -= {"__init__", "layers", "multiscale"}  # what several share
+NAMINGS = {path.stem for path in (PACKAGE / "conversion/families").glob("*.py")}
+NAMINGS -= {"__init__", "resnet"}
 #: Bottom first. A module may import modules of lower layers only.
 LAYERS = [
     {"errors"},
     {"config"},
     {"video", "transforms", "models.layers", "actions.motions"},
     {"models.multiscale"},
-    {f"models.{name}" for name in FAMILIES},
+    {f"models.{name}" for name in MODELS},
     {"entries", "actions.scenes"},
     {"taps"},
     {"objectives", "checkpoints", "conversion.rules", "parallel"},
     {"zoo", "synthesis", "conversion.families.resnet"},
-    {f"conversion.families.{name}" for name in FAMILIES - {"resnet"}},
+    {f"conversion.families.{name}" for name in NAMINGS},
     {"conversion.namings"},
     {"stimuli", "render", "training", "evaluation", "conversion.sources", "progress"},
     {"loading", "contact_sheet"},
