@@ -44,10 +44,10 @@ NETWORKS = {
     "scenic_vivit_b_16x2_fe": ("vivit_b_16x2_fe", "scenic"),
     "ptv_mvit_base_16x4": ("mvit_b_16x4", "pytorchvideo"),
     "torchvision_mvit_v1_b": ("mvit_b_16x4", "torchvision"),
-    "torchvision_mvit_v1_b@8x112": ("mvit_b_16x4", "torchvision"),
+    "torchvision_mvit_v1_b@12x160": ("mvit_b_16x4", "torchvision"),
     "slowfast_mvitv2_s": ("mvitv2_s_16x4", "slowfast"),
     "torchvision_mvit_v2_s": ("mvitv2_s_16x4", "torchvision"),
-    "torchvision_mvit_v2_s@8x112": ("mvitv2_s_16x4", "torchvision"),
+    "torchvision_mvit_v2_s@12x160": ("mvitv2_s_16x4", "torchvision"),
     "slowfast_mvitv2_b": ("mvitv2_b_32x3", "slowfast"),
     "slowfast_rev_mvit_b": ("rev_mvit_b_16x4", "slowfast"),
 }
