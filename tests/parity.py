@@ -60,10 +60,10 @@ NETWORKS = {
     "torchvision_swin3d_b": ("swin3d_b", "torchvision"),
     "ptv_mvit_base_16x4": ("mvit_v1_b", "pytorchvideo"),
     "torchvision_mvit_v1_b": ("mvit_v1_b", "torchvision"),
-    "torchvision_mvit_v1_b@8x112": ("mvit_v1_b", "torchvision"),
+    "torchvision_mvit_v1_b@12x160": ("mvit_v1_b", "torchvision"),
     "slowfast_mvitv2_s": ("mvit_v2_s", "slowfast"),
     "torchvision_mvit_v2_s": ("mvit_v2_s", "torchvision"),
-    "torchvision_mvit_v2_s@8x112": ("mvit_v2_s", "torchvision"),
+    "torchvision_mvit_v2_s@12x160": ("mvit_v2_s", "torchvision"),
     "slowfast_mvitv2_b": ("mvit_v2_b", "slowfast"),
     "slowfast_rev_mvit_b": ("rev_mvit_b", "slowfast"),
 }
