@@ -12,6 +12,14 @@ from leaps_jax.models import layers
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+@pytest.fixture(autouse=True)
+def forget_large_networks(request):
+    """What was compiled of a full-size network would stay in memory to the end."""
+    yield
+    if "golden" in request.fixturenames or request.node.get_closest_marker("heavy"):
+        jax.clear_caches()
+
+
 class TinyNet(nn.Module):
     """Three strided convolutions with batch norm: the smallest video classifier.
 

@@ -318,7 +318,7 @@ def test_hidden_tensors_are_in_their_places(golden):
     blocks = sum(zoo.entry(name).fields["depths"])
     biases = [key for key in source if re.search(KEY_BIAS, key)]
     last = [k for k in source if re.search(rf"^blocks\.{blocks - 1}{LAST_BLOCK}", k)]
-    assert len(biases) == blocks and len(last) == (4 if "mvitv2" in name else 0)
+    assert len(biases) == blocks and len(last) == (4 if "mvit_v2" in name else 0)
     for key in biases + last:
         path = rules.target_path(naming, key).split("/")
         ours = functools.reduce(lambda tree, part: tree[part], path, params)
