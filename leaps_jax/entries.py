@@ -75,9 +75,10 @@ class Entry:
 
 
 # Clips and addresses from the model zoos of pytorchvideo, SlowFast, mmaction2, Scenic,
-# Video Swin and UniFormerV2, whose code is Apache-2.0, of torchvision, whose code is
-# BSD-3-Clause (as are the weights they publish with it), and of TimeSformer. The copy
-# of Scenic's joint ViViT at Hugging Face has a card of its own.
+# Video Swin, UniFormerV2, torchvision and TimeSformer; no address was tried. A licence
+# is that of the code which the weights are published with, their own where one is
+# stated (TimeSformer). The copy of Scenic's joint ViViT at Hugging Face has a card of
+# its own.
 ENTRIES = (
     Entry(
         "slow_r50",
