@@ -35,7 +35,6 @@ from leaps_jax import (
 )
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.config import PRESETS, Config, ModelSpec
-from leaps_jax.conversion import sources
 from leaps_jax.errors import UserError, nearest
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.taps import Model
@@ -100,9 +99,7 @@ def _convert(options: argparse.Namespace) -> int:
         zoo.entry(options.name)
     checkpoints.check_vacant(options.out, options.overwrite)
     try:
-        tensors = sources.read(options.source)
-        name = options.name or loading.identify(tensors)
-        model = loading.convert(name, tensors, origin=options.source)
+        model = loading.convert(options.name, options.source)
     except UserError as error:
         reason = str(error).removeprefix(f"{options.source}: ")
         raise UserError(f"source={options.source!r}: {reason}") from None
@@ -112,7 +109,7 @@ def _convert(options: argparse.Namespace) -> int:
         )
         model = dataclasses.replace(model, moments=taps.estimate_moments(model, clips))
     loading.save(model, options.out, overwrite=options.overwrite)
-    print(f"wrote {options.out}; use it as --model {name}@{options.out}")
+    print(f"wrote {options.out}; use it as --model {model.spec.name}@{options.out}")
     return 0
 
 

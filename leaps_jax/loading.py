@@ -27,71 +27,58 @@ SHIPPED = (_PACKAGE / "shipped", _PACKAGE.parent / "checkpoints")
 
 
 def convert(
-    name: str,
+    name: str | None,
     source: str | os.PathLike[str] | Mapping[str, np.ndarray],
     *,
     moments: Moments | None = None,
-    origin: str = "tensors",
 ) -> Model:
     """A model with published weights.
 
     Args:
-      name: of the zoo.
+      name: of the zoo; None for the only model with weights of such names and shapes.
       source: a file or folder that `conversion.sources.read` accepts, or its tensors.
       moments: per tap the mean and variance per channel over natural clips, to verify
         with a model that has no batch norm.
-      origin: where tensors came from, for the model's spec; a path is its own.
 
     Returns:
       The model, in float32. With 400 outputs its classes are those of Kinetics-400,
       else "class 0", "class 1" and so on.
 
     Raises:
-      UserError: the file cannot be read or is of another model.
+      UserError: the file cannot be read or is of another model, or of several where no
+        name is given.
 
     >>> convert("slow_r50", "SLOW_8x8_R50.pyth").spec.frames      # doctest: +SKIP
     8
     """
-    entry = zoo.entry(name)
+    if name is not None:
+        zoo.entry(name)
     if isinstance(source, Mapping):
-        tensors = source
+        origin, tensors = "tensors", source
     else:
         origin, tensors = os.fspath(source), sources.read(source)
     try:
+        name = _identified(tensors) if name is None else name
         naming = namings.recognise(name, tensors)
         module, spec, variables = _converted(name, tensors, naming)
     except UserError as error:
         raise UserError(f"{origin}: {error}") from None
     spec = dataclasses.replace(
-        spec, licence=entry.licence, source=f"{origin} ({naming.name})"
+        spec, licence=zoo.entry(name).licence, source=f"{origin} ({naming.name})"
     )
     return Model(module, variables, spec, moments=moments)
 
 
-def identify(tensors: Mapping[str, np.ndarray]) -> str:
-    """The model of the zoo that published tensors are weights of.
-
-    Raises:
-      UserError: there is none, or several have weights of these names and shapes.
-
-    >>> identify(sources.read("X3D_XS.pyth"))                     # doctest: +SKIP
-    'x3d_xs'
-    """
-    fitting = [
-        name
-        for name, naming in namings.candidates(tensors)
-        if _fits(name, tensors, naming)
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
+def _identified(tensors: Mapping[str, np.ndarray]) -> str:
+    candidates = namings.candidates(tensors)
+    fitting = [name for name, naming in candidates if _fits(name, tensors, naming)]
+    if len(fitting) > 1:
         raise UserError(
             f"these can be weights of {' or '.join(fitting)}, which differ in no name"
-            " or shape; write which before the file"
+            " or shape; say which by its name"
         )
-    name, naming = namings.candidates(tensors)[0]
-    _converted(name, tensors, naming)  # raises what does not fit
-    raise AssertionError(name)
+    # where none fits, converting to the first says what does not
+    return (fitting or [candidates[0][0]])[0]
 
 
 def _converted(
