@@ -31,7 +31,7 @@ class TinyNet(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         for number, width in enumerate((8, 16, 16)):
-            x = layers.conv(width, (3, 3, 3), (1, 2, 2), name=f"conv{number}")(x)
+            x = layers.Conv(width, (3, 3, 3), (1, 2, 2), name=f"conv{number}")(x)
             x = nn.gelu(layers.BatchNorm(not train, name=f"norm{number}")(x))
         # Large enough that classes differ, though nothing is trained.
         large = nn.initializers.normal(3.0)

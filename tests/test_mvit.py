@@ -54,7 +54,7 @@ def interpolated(table: np.ndarray, length: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(1, 6, 16, 24, 3), (2, 5, 9, 14, 3)])
 def test_patches_are_those_of_a_convolution(shape):
-    ours = multiscale.PatchEmbedding(6)
+    ours = multiscale.patch_embedding(6, None)
     padding = [(1, 1), (3, 3), (3, 3)]
     theirs = nn.Conv(6, multiscale.PATCH, multiscale.PATCH_STRIDE, padding)
     video = RNG.normal(size=shape).astype(np.float32)

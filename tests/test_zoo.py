@@ -7,7 +7,7 @@ import pytest
 
 from leaps_jax import taps, zoo
 from leaps_jax.errors import UserError
-from leaps_jax.models.layers import ConvStem, DepthwiseConv
+from leaps_jax.models.layers import ConvStem
 
 # as the papers and the published files have them
 PARAMETERS = {
@@ -212,26 +212,6 @@ def test_the_gradient_reaches_every_frame(name):
     score = jax.jit(jax.grad(lambda x: module.apply(variables, x)[:, 1].sum()))
     by_frame = np.abs(score(video)).max((2, 3, 4))
     assert (by_frame > 1e-3 * by_frame.max()).all()
-
-
-@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (1, 8, 8)])
-def test_depthwise_convolution_is_one(stride):
-    layer = DepthwiseConv((3, 3, 3), stride)
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, 5, 7, 8, 6)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 1, 6)), jnp.float32)
-    got = layer.apply({"params": {"kernel": kernel}}, x)
-    wanted = layer._grouped_convolution(x, kernel)
-    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
-    heads = DepthwiseConv((3, 3, 3), stride, heads=2)
-    shared = {"params": {"kernel": kernel}}
-    pair = jnp.concatenate([x, x[::-1]], axis=-1)
-    wanted_pair = jnp.concatenate([wanted, wanted[::-1]], axis=-1)
-    np.testing.assert_allclose(heads.apply(shared, pair), wanted_pair, atol=1e-4)
-    half = DepthwiseConv((3, 3, 3), stride, jnp.bfloat16)
-    got = half.apply({"params": {"kernel": kernel}}, x)
-    assert got.dtype == jnp.bfloat16
-    np.testing.assert_allclose(got.astype(jnp.float32), wanted, atol=0.2)
 
 
 @pytest.mark.parametrize(

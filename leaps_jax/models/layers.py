@@ -5,14 +5,15 @@ Flax's `capture_intermediates` records what enters the norm. `time_axis` says wh
 axis of that tensor is time (None where no axis is).
 """
 
-import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Size3 = tuple[int, int, int]
+from leaps_jax.models import convolutions
+from leaps_jax.models.convolutions import Size3
 
 # Embeddings start small, matrices by their width: at a standard deviation of 0.02 a
 # narrow transformer learns far slower.
@@ -104,27 +105,65 @@ class Mlp(nn.Module):
         )(x)
 
 
-def conv(
-    features: int,
-    kernel: Size3,
-    stride: Size3 = (1, 1, 1),
-    *,
-    dtype: jnp.dtype | None = None,
-    name: str,
-) -> nn.Conv:
-    """A bias-free 3D convolution padded as torch pads: k // 2 on both sides.
+class Conv(nn.Module):
+    """A 3D convolution, padded by k // 2 on both sides as torch's are.
 
     Flax's 'SAME' would pad the end alone at stride 2.
+
+    Attributes:
+      features: channels that come out.
+      kernel: its time, height and width; or height and width, frame by frame, and then
+        its parameter has these alone.
+      stride: of time, height and width.
+      padding: likewise; k // 2 if None.
+      use_bias: whether one is added.
+      dtype: compute type, None for float32.
+      kernel_init: of the kernel.
     """
-    return nn.Conv(
-        features,
-        kernel,
-        stride,
-        padding=[(k // 2, k // 2) for k in kernel],
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        name=name,
+
+    features: int
+    kernel: tuple[int, ...]
+    stride: Size3 = (1, 1, 1)
+    padding: Size3 | None = None
+    use_bias: bool = False
+    dtype: jnp.dtype | None = None
+    kernel_init: nn.initializers.Initializer = nn.initializers.variance_scaling(
+        2.0, "fan_out", "normal"
+    )
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (b, t, h, w, c) to (b, t', h', w', features)."""
+        shape = (*self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        kernel = kernel.reshape(-1, *shape[-4:])
+        padding = self.padding
+        if padding is None:
+            t, h, w = (k // 2 for k in kernel.shape[:3])
+            padding = (t, h, w)
+        dtype = self.dtype or jnp.promote_types(x.dtype, jnp.float32)
+        y = convolutions.convolve(
+            x.astype(dtype), kernel.astype(dtype), self.stride, padding
+        )
+        if self.use_bias:
+            zeros = nn.initializers.zeros_init()
+            y += self.param("bias", zeros, (self.features,)).astype(dtype)
+        return y
+
+
+def patch_embedding(
+    width: int, patch: Size3 | tuple[int, int], *, use_bias: bool = True, **fields: Any
+) -> Conv:
+    """The convolution, as wide as its stride, that makes every patch a token."""
+    t, h, w = (1, *patch)[-3:]
+    return Conv(
+        width,
+        patch,
+        (t, h, w),
+        padding=(0, 0, 0),
+        use_bias=use_bias,
+        kernel_init=nn.initializers.lecun_normal(),
+        **fields,
     )
 
 
@@ -148,47 +187,13 @@ class ConvStem(nn.Module):
         """Maps (b, t, h, w, c) to (b, t, h / 2^n, w / 2^n, widths[-1])."""
         for i, width in enumerate(self.widths):
             kernel = (3 if i == len(self.widths) - 1 else 1, 3, 3)
-            x = conv(width, kernel, (1, 2, 2), dtype=self.dtype, name=f"conv{i}")(x)
+            x = Conv(width, kernel, (1, 2, 2), dtype=self.dtype, name=f"conv{i}")(x)
             x = nn.gelu(LayerNorm(time_axis=1, name=f"norm{i}")(x))
         return x
 
 
-class TubeletEmbedding(nn.Module):
-    """Maps every tubelet of a video to a token: a convolution as wide as its stride.
-
-    Written as the matrix product that it is: the gradient of that convolution with
-    respect to the video takes XLA minutes on a CPU.
-
-    Attributes:
-      width: channels of a token.
-      tubelet: frames, height and width.
-      dtype: compute type, None for float32.
-      use_bias: whether one is added.
-    """
-
-    width: int
-    tubelet: Size3
-    dtype: jnp.dtype | None = None
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self, video: jax.Array) -> jax.Array:
-        """Maps (b, t, h, w, 3) to (b, t', h', w', c)."""
-        b, t, h, w, c = video.shape
-        i, j, k = self.tubelet
-        init = nn.initializers.lecun_normal()
-        kernel = self.param("kernel", init, (*self.tubelet, c, self.width))
-        dtype = self.dtype or jnp.promote_types(video.dtype, jnp.float32)
-        cut = video.astype(dtype).reshape(b, t // i, i, h // j, j, w // k, k, c)
-        tokens = jnp.einsum("btihjwkc,ijkcd->bthwd", cut, kernel.astype(dtype))
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
-            tokens += bias.astype(dtype)
-        return tokens
-
-
 class DepthwiseConv(nn.Module):
-    """A 3D convolution of every channel by itself, padded as `conv`.
+    """A 3D convolution of every channel by itself, padded as `Conv`.
 
     Its kernel is (t, h, w, 1, c / heads), as `nn.Conv` with a group per channel would
     have it.
@@ -214,40 +219,11 @@ class DepthwiseConv(nn.Module):
         shape = (*self.kernel, 1, x.shape[-1] // self.heads)
         kernel = jnp.tile(self.param("kernel", init, shape), self.heads)
         dtype = self.dtype or jnp.promote_types(x.dtype, jnp.float32)
-        # XLA's grouped 3D convolution is some 100 times slower on a CPU than the sum
-        # of shifted products that it stands for.
-        y = jax.lax.platform_dependent(
-            x.astype(dtype),
-            kernel.astype(dtype),
-            cpu=self._shifted_products,
-            default=self._grouped_convolution,
-        )
+        y = convolutions.depthwise(x.astype(dtype), kernel.astype(dtype), self.stride)
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
             y += self.param("bias", zeros, (x.shape[-1],)).astype(dtype)
         return y
-
-    def _grouped_convolution(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            self.stride,
-            [(k // 2, k // 2) for k in self.kernel],
-            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-            feature_group_count=x.shape[-1],
-        )
-
-    def _shifted_products(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        b, *size, c = x.shape
-        margins = [(0, 0), *((k // 2, k // 2) for k in self.kernel), (0, 0)]
-        padded = jnp.pad(x, margins)
-        spans = [(n - 1) // s * s + 1 for n, s in zip(size, self.stride, strict=True)]
-        total: jax.Array | float = 0.0
-        for i, j, k in itertools.product(*map(range, self.kernel)):
-            end = (b, i + spans[0], j + spans[1], k + spans[2], c)
-            part = jax.lax.slice(padded, (0, i, j, k, 0), end, (1, *self.stride, 1))
-            total += part.astype(jnp.float32) * kernel[i, j, k, 0].astype(jnp.float32)
-        return jnp.asarray(total).astype(x.dtype)
 
 
 def max_pool(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.Array:

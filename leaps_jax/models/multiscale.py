@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax.models.layers import (
+    Conv,
     DepthwiseConv,
     LayerNorm,
     Size3,
@@ -59,39 +60,17 @@ def key_stride(stage: int) -> int:
     return max(8 // 2**stage, 1)
 
 
-def windows(x: jax.Array, axis: int, kernel: int, stride: int) -> jax.Array:
-    """What a convolution sees along an axis, which becomes two: its steps, kernel."""
-    margins = [(0, 0)] * x.ndim
-    margins[axis] = (kernel // 2, kernel // 2)
-    span = (x.shape[axis] - 1) // stride * stride + 1
-    x = jnp.pad(x, margins)
-    parts = [
-        jax.lax.slice_in_dim(x, i, i + span, stride, axis=axis) for i in range(kernel)
-    ]
-    return jnp.stack(parts, axis=axis + 1)
-
-
-class PatchEmbedding(nn.Module):
-    """The convolution that cuts a video into patches.
-
-    Written as a matrix product: the gradient of that convolution with respect to the
-    video takes XLA minutes on a CPU.
-    """
-
-    width: int
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, video: jax.Array) -> jax.Array:
-        """Maps (b, t, h, w, 3) to (b, t', h', w', c)."""
-        init = nn.initializers.lecun_normal()
-        kernel = self.param("kernel", init, (*PATCH, video.shape[-1], self.width))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
-        dtype = self.dtype or jnp.promote_types(video.dtype, jnp.float32)
-        x, kernel, bias = (x.astype(dtype) for x in (video, kernel, bias))
-        for axis in (3, 2, 1):  # from behind: every axis becomes two
-            x = windows(x, axis, PATCH[axis - 1], PATCH_STRIDE[axis - 1])
-        return jnp.einsum("btihjwkc,ijkcd->bthwd", x, kernel) + bias
+def patch_embedding(width: int, dtype: jnp.dtype | None) -> Conv:
+    """The convolution that cuts a video into patches."""
+    return Conv(
+        width,
+        PATCH,
+        PATCH_STRIDE,
+        use_bias=True,
+        dtype=dtype,
+        kernel_init=nn.initializers.lecun_normal(),
+        name="patch_embedding",
+    )
 
 
 def over_grid(

@@ -33,11 +33,11 @@ from leaps_jax.models.layers import (
     xavier_uniform,
 )
 from leaps_jax.models.multiscale import (
-    PatchEmbedding,
     PoolingAttention,
     SeparablePosition,
     key_stride,
     over_grid,
+    patch_embedding,
     patch_grid,
     pooled,
 )
@@ -131,7 +131,7 @@ class MViT(nn.Module):
         """
         table_grid = patch_grid(self.frames, self.size, self.size)
         grid = patch_grid(*video.shape[1:4])
-        embedding = PatchEmbedding(self.width, self.dtype, name="patch_embedding")
+        embedding = patch_embedding(self.width, self.dtype)
         x = embedding(video)  # b t h w c
         class_token = self.param("class_token", truncated_normal, (self.width,))
         if not self.relative:

@@ -25,9 +25,9 @@ import jax.numpy as jnp
 
 from leaps_jax.models.layers import (
     BatchNorm,
+    Conv,
     DepthwiseConv,
     Size3,
-    conv,
     max_pool,
     sliding_average,
 )
@@ -47,7 +47,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         kernel = (self.kernel_time, 7, 7)
-        x = conv(self.features, kernel, (1, 2, 2), dtype=self.dtype, name="conv")(x)
+        x = Conv(self.features, kernel, (1, 2, 2), dtype=self.dtype, name="conv")(x)
         x = BatchNorm(not train, epsilon=self.norm_epsilon, name="norm")(x)
         x = nn.relu(x)
         return max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1)) if self.pool else x
@@ -67,10 +67,10 @@ class TimeThenSpace(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         n, dtype, (t, h, w) = self.features, self.dtype, self.stride
-        x = conv(n, (3, 1, 1), (t, 1, 1), dtype=dtype, name="conv_time")(x)
+        x = Conv(n, (3, 1, 1), (t, 1, 1), dtype=dtype, name="conv_time")(x)
         x = BatchNorm(not train, epsilon=self.norm_epsilon, name="norm")(x)
         x = nn.relu(x)
-        return conv(n, (1, 3, 3), (1, h, w), dtype=dtype, name="conv_space")(x)
+        return Conv(n, (1, 3, 3), (1, h, w), dtype=dtype, name="conv_space")(x)
 
 
 class Bottleneck(nn.Module):
@@ -89,15 +89,15 @@ class Bottleneck(nn.Module):
         norm = functools.partial(BatchNorm, not train, epsilon=self.norm_epsilon)
         shortcut, stride = x, self.stride
         if x.shape[-1] != outer or stride != (1, 1, 1):
-            shortcut = conv(
+            shortcut = Conv(
                 outer, (1, 1, 1), stride, dtype=dtype, name="shortcut_conv"
             )(x)
             shortcut = norm(name="shortcut_norm")(shortcut)
-        x = conv(inner, (self.kernel_time, 1, 1), dtype=dtype, name="conv_a")(x)
+        x = Conv(inner, (self.kernel_time, 1, 1), dtype=dtype, name="conv_a")(x)
         x = nn.relu(norm(name="norm_a")(x))
         match self.middle:
             case "space":
-                x = conv(inner, (1, 3, 3), stride, dtype=dtype, name="conv_b")(x)
+                x = Conv(inner, (1, 3, 3), stride, dtype=dtype, name="conv_b")(x)
             case "time-space":
                 x = TimeThenSpace(
                     inner, stride, self.norm_epsilon, dtype, name="conv_b"
@@ -108,7 +108,7 @@ class Bottleneck(nn.Module):
                 known = ", ".join(get_args(Middle))
                 raise ValueError(f"middle={other!r}: must be one of {known}")
         x = nn.relu(norm(name="norm_b")(x))
-        x = conv(outer, (1, 1, 1), dtype=dtype, name="conv_c")(x)
+        x = Conv(outer, (1, 1, 1), dtype=dtype, name="conv_c")(x)
         # a scale of zero makes the block the identity when training starts
         x = norm(scale_init=nn.initializers.zeros_init(), name="norm_c")(x)
         return nn.relu(x + shortcut)

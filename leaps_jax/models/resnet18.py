@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from leaps_jax.models.layers import BatchNorm, Size3, conv
+from leaps_jax.models.layers import BatchNorm, Conv, Size3
 
 
 class Stem(nn.Module):
@@ -35,10 +35,10 @@ class Stem(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         # 45 as published; the paper's formula (see `between`) would give 83
         features, time = (45, 1) if self.factorised else (self.features, 3)
-        x = conv(features, (time, 7, 7), (1, 2, 2), dtype=self.dtype, name="conv")(x)
+        x = Conv(features, (time, 7, 7), (1, 2, 2), dtype=self.dtype, name="conv")(x)
         x = nn.relu(BatchNorm(not train, name="norm")(x))
         if self.factorised:
-            x = conv(self.features, (3, 1, 1), dtype=self.dtype, name="conv_time")(x)
+            x = Conv(self.features, (3, 1, 1), dtype=self.dtype, name="conv_time")(x)
             x = nn.relu(BatchNorm(not train, name="norm_time")(x))
         return x
 
@@ -68,9 +68,9 @@ class SpaceThenTime(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         dtype, (t, h, w) = self.dtype, self.stride
-        x = conv(self.between, (1, 3, 3), (1, h, w), dtype=dtype, name="conv_space")(x)
+        x = Conv(self.between, (1, 3, 3), (1, h, w), dtype=dtype, name="conv_space")(x)
         x = nn.relu(BatchNorm(not train, name="norm")(x))
-        return conv(self.features, (3, 1, 1), (t, 1, 1), dtype=dtype, name="conv_time")(
+        return Conv(self.features, (3, 1, 1), (t, 1, 1), dtype=dtype, name="conv_time")(
             x
         )
 
@@ -94,7 +94,7 @@ class Block(nn.Module):
             if self.factorised:
                 return SpaceThenTime(n, width, stride, dtype, name=name)(x, train=train)
             kernel = (self.kernel_time, 3, 3)
-            return conv(n, kernel, stride, dtype=dtype, name=name)(x)
+            return Conv(n, kernel, stride, dtype=dtype, name=name)(x)
 
         y = convolved(x, self.stride, "conv_a")
         y = nn.relu(BatchNorm(not train, name="norm_a")(y))
@@ -103,7 +103,7 @@ class Block(nn.Module):
         zeros = nn.initializers.zeros_init()
         y = BatchNorm(not train, scale_init=zeros, name="norm_b")(y)
         if x.shape[-1] != n or self.stride != (1, 1, 1):
-            x = conv(n, (1, 1, 1), self.stride, dtype=dtype, name="shortcut_conv")(x)
+            x = Conv(n, (1, 1, 1), self.stride, dtype=dtype, name="shortcut_conv")(x)
             x = BatchNorm(not train, name="shortcut_norm")(x)
         return nn.relu(y + x)
 

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 
 from leaps_jax.models.layers import LayerNorm, Mlp, truncated_normal, xavier_uniform
 from leaps_jax.models.multiscale import (
-    PatchEmbedding,
     PoolingAttention,
     SeparablePosition,
     key_stride,
+    patch_embedding,
     patch_grid,
     pooled,
 )
@@ -123,7 +123,7 @@ class ReversibleMViT(nn.Module):
         """
         table_grid = patch_grid(self.frames, self.size, self.size)
         grid = patch_grid(*video.shape[1:4])
-        embedding = PatchEmbedding(self.width, self.dtype, name="patch_embedding")
+        embedding = patch_embedding(self.width, self.dtype)
         x = embedding(video)  # b t h w c
         x = SeparablePosition(table_grid, name="position")(x)
         x = x.reshape(len(x), -1, self.width)

@@ -27,8 +27,8 @@ from leaps_jax.models.layers import (
     LayerNorm,
     Mlp,
     Size3,
-    TubeletEmbedding,
     attend,
+    patch_embedding,
     truncated_normal,
     xavier_uniform,
 )
@@ -249,8 +249,8 @@ class Swin(nn.Module):
     @nn.compact
     def __call__(self, video: jax.Array, *, train: bool = False) -> jax.Array:
         """Logits (b, classes) in float32 of a normalised video (b, t, h, w, 3)."""
-        x = TubeletEmbedding(
-            self.width, self.tubelet, self.dtype, name="patch_embedding"
+        x = patch_embedding(
+            self.width, self.tubelet, dtype=self.dtype, name="patch_embedding"
         )(pad_to_multiple(video, self.tubelet))
         x = norm(name="patch_norm")(x)
         for i, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):

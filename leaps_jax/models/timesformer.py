@@ -24,6 +24,7 @@ from leaps_jax.models.layers import (
     LayerNorm,
     Mlp,
     attend,
+    patch_embedding,
     truncated_normal,
     xavier_uniform,
 )
@@ -135,9 +136,10 @@ class TimeSformer(nn.Module):
         # the stem's convolutions do a part of the patches' shrinking
         x = ConvStem(self.stem, self.dtype, name="stem")(video)
         left = patch // 2 ** len(self.stem)
-        patches = nn.Conv(  # frame by frame
-            c, (left, left), (left, left), dtype=self.dtype, name="patch_embedding"
-        )(x).reshape(b, t, -1, c)
+        embedding = patch_embedding(
+            c, (left, left), dtype=self.dtype, name="patch_embedding"
+        )
+        patches = embedding(x).reshape(b, t, -1, c)
         shape = (1, 1, c)
         class_token = self.param("class_token", truncated_normal, shape)
         shape = (1, 1 + grid * grid, c)

@@ -29,8 +29,8 @@ import jax.numpy as jnp
 from leaps_jax.models.layers import (
     DepthwiseConv,
     LayerNorm,
-    TubeletEmbedding,
     attend,
+    patch_embedding,
     truncated_normal,
     xavier_uniform,
 )
@@ -184,8 +184,12 @@ class UniFormerV2(nn.Module):
                 f"frames of {h}x{w}: this UniFormerV2 has position embeddings for"
                 f" {size}x{size}, which are not resized; use size={size}"
             )
-        embedding = TubeletEmbedding(
-            c, (1, patch, patch), self.dtype, use_bias=False, name="patch_embedding"
+        embedding = patch_embedding(
+            c,
+            (1, patch, patch),
+            use_bias=False,
+            dtype=self.dtype,
+            name="patch_embedding",
         )
         x = embedding(video).reshape(b, t, -1, c)
         class_token = self.param("class_token", truncated_normal, (c,))

@@ -26,8 +26,8 @@ from leaps_jax.models.layers import (
     LayerNorm,
     Mlp,
     Size3,
-    TubeletEmbedding,
     attend,
+    patch_embedding,
     truncated_normal,
     xavier_uniform,
 )
@@ -169,10 +169,10 @@ class ViViT(nn.Module):
         i, j, k = self.tubelet
         done = 2 ** len(self.stem)
         x = ConvStem(self.stem, self.dtype, name="stem")(video)
-        embedding = TubeletEmbedding(
-            self.width, (i, j // done, k // done), self.dtype, name="tubelet_embedding"
-        )
-        tokens = embedding(x)  # b t h w c
+        tubelet = (i, j // done, k // done)
+        tokens = patch_embedding(
+            self.width, tubelet, dtype=self.dtype, name="tubelet_embedding"
+        )(x)  # b t h w c
 
         def encoder(name: str, grid: tuple[int, ...], depth: int) -> Encoder:
             sizes = (depth, self.heads, self.hidden, self.dtype, self.remat)

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from leaps_jax.models.layers import BatchNorm, DepthwiseConv, conv, sliding_average
+from leaps_jax.models.layers import BatchNorm, Conv, DepthwiseConv, sliding_average
 
 
 class Stem(nn.Module):
@@ -26,7 +26,7 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         n, dtype = self.features, self.dtype
-        x = conv(n, (1, 3, 3), (1, 2, 2), dtype=dtype, name="conv_space")(x)
+        x = Conv(n, (1, 3, 3), (1, 2, 2), dtype=dtype, name="conv_space")(x)
         x = DepthwiseConv((5, 1, 1), dtype=dtype, name="conv_time")(x)
         return nn.relu(BatchNorm(not train, name="norm")(x))
 
@@ -70,17 +70,17 @@ class Block(nn.Module):
         stride = (1, self.stride, self.stride)
         shortcut, widens = x, x.shape[-1] != n
         if widens or self.stride != 1:
-            shortcut = conv(n, (1, 1, 1), stride, dtype=dtype, name="shortcut_conv")(x)
+            shortcut = Conv(n, (1, 1, 1), stride, dtype=dtype, name="shortcut_conv")(x)
             if widens or self.shortcut_norm_on_stride:
                 shortcut = BatchNorm(not train, name="shortcut_norm")(shortcut)
-        x = conv(inner, (1, 1, 1), dtype=dtype, name="conv_a")(x)
+        x = Conv(inner, (1, 1, 1), dtype=dtype, name="conv_a")(x)
         x = nn.relu(BatchNorm(not train, name="norm_a")(x))
         x = DepthwiseConv((3, 3, 3), stride, dtype, name="conv_b")(x)
         x = BatchNorm(not train, name="norm_b")(x)
         if self.gated:
             x = SqueezeExcite(name="gate")(x)
         x = nn.swish(x)
-        x = conv(n, (1, 1, 1), dtype=dtype, name="conv_c")(x)
+        x = Conv(n, (1, 1, 1), dtype=dtype, name="conv_c")(x)
         # a scale of zero makes the block the identity when training starts
         zeros = nn.initializers.zeros_init()
         x = BatchNorm(not train, scale_init=zeros, name="norm_c")(x)
@@ -124,7 +124,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = conv(self.features, (1, 1, 1), dtype=self.dtype, name="conv")(x)
+        x = Conv(self.features, (1, 1, 1), dtype=self.dtype, name="conv")(x)
         x = nn.relu(BatchNorm(not train, name="norm")(x))
         x = sliding_average(x, self.window, "X3D")  # b t' h' w' c in float32
         return nn.relu(nn.Dense(self.outer, use_bias=False, name="expand")(x))

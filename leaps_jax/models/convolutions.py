@@ -1,0 +1,281 @@
+"""Convolutions of videos (b, t, h, w, c), in the form that each machine runs fast.
+
+`native` and `native_depthwise` are the definitions, and what TPUs run. Elsewhere XLA's
+3D convolutions are slow: on a GPU it moves channels to the front and back around each
+of them, and a CPU takes up to some hundred times as long for a gradient. So there
+`convolve` is a 2D convolution, and `depthwise` a Triton kernel on a GPU and a sum of
+shifted products on a CPU. tests/test_layers.py holds every form against the definition.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+Size3 = tuple[int, int, int]
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3
+) -> jax.Array:
+    """A 3D convolution, padded by the same zeros on both sides.
+
+    Args:
+      x: (b, t, h, w, c).
+      kernel: (kt, kh, kw, c, d), of the type of `x`.
+      stride: of time, height and width.
+      padding: likewise.
+
+    Returns:
+      (b, t', h', w', d).
+    """
+    form = functools.partial(_in_two_dimensions, stride=stride, padding=padding)
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=form,
+        cuda=form,
+        default=functools.partial(native, stride=stride, padding=padding),
+    )
+
+
+def native(x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3) -> jax.Array:
+    """As XLA's 3D convolution."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        [(p, p) for p in padding],
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+
+
+def _in_two_dimensions(
+    x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3
+) -> jax.Array:
+    b, t, h, w, c = x.shape
+    steps = kernel.shape[0]
+    if steps > 1 and kernel.shape[1:3] == (1, 1) and padding[1:] == (0, 0):
+        # along time alone: its axis and one for all places
+        x = x[:, :, :: stride[1], :: stride[2]]
+        h, w = x.shape[2:4]
+        y = _convolve_frames(
+            x.reshape(b, t, h * w, c), kernel[:, 0], (stride[0], 1), (padding[0], 0)
+        )
+        return y.reshape(b, -1, h, w, y.shape[-1])
+    if steps > 1 or padding[0]:
+        # the frames that an output sees become channels of one
+        x = jnp.pad(x, [(0, 0), (padding[0],) * 2, *[(0, 0)] * 3])
+        span = (x.shape[1] - steps) // stride[0] * stride[0] + 1
+        x = jnp.concatenate([x[:, i : i + span : stride[0]] for i in range(steps)], -1)
+    else:
+        x = x[:, :: stride[0]]
+    flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], steps * c, -1)
+    y = _convolve_frames(
+        x.reshape(-1, h, w, steps * c),
+        flat,
+        stride[1:],
+        padding[1:],
+        cells=c < 16 or kernel.shape[1:3] == stride[1:],
+    )
+    return y.reshape(b, -1, *y.shape[1:])
+
+
+def _convolve_frames(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    cells: bool = False,
+) -> jax.Array:
+    """A 2D convolution of (n, h, w, c), computed at stride 1 if `cells`."""
+    if cells and stride != (1, 1):
+        # every stride x stride places become channels of one
+        size = kernel.shape[:2]
+        spans = [-(-k // s) for k, s in zip(size, stride, strict=True)]
+        outputs = [
+            (n + 2 * p - k) // s + 1
+            for n, p, k, s in zip(x.shape[1:3], padding, size, stride, strict=True)
+        ]
+        edges = [
+            (p, (o - 1 + m) * s - n - p, 0)
+            for o, m, s, n, p in zip(
+                outputs, spans, stride, x.shape[1:3], padding, strict=True
+            )
+        ]
+        zero = jnp.zeros((), x.dtype)
+        x = jax.lax.pad(x, zero, [(0, 0, 0), *edges, (0, 0, 0)])
+        x = _cells_to_channels(x, stride)
+        rest = [(0, m * s - k, 0) for m, s, k in zip(spans, stride, size, strict=True)]
+        kernel = jax.lax.pad(kernel, zero, [*rest, (0, 0, 0), (0, 0, 0)])
+        kernel = _cells_to_channels(kernel.transpose(3, 0, 1, 2), stride)
+        kernel = kernel.transpose(1, 2, 3, 0)
+        stride, padding = (1, 1), (0, 0)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        [(p, p) for p in padding],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _cells_to_channels(x: jax.Array, cell: tuple[int, int]) -> jax.Array:
+    n, h, w, c = x.shape
+    i, j = cell
+    x = x.reshape(n, h // i, i, w // j, j, c).swapaxes(2, 3)
+    return x.reshape(n, h // i, w // j, i * j * c)
+
+
+def depthwise(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
+    """A 3D convolution of every channel by itself, padded by k // 2 on both sides.
+
+    Args:
+      x: (b, t, h, w, c).
+      kernel: (kt, kh, kw, 1, c), of odd sizes, of the type of `x`.
+      stride: of time, height and width.
+
+    Returns:
+      (b, t', h', w', c); sums are in float32.
+    """
+    forms = {"cpu": shifted_products, "cuda": fused, "default": native_depthwise}
+    return jax.lax.platform_dependent(
+        x, kernel, **{on: _strided(form, stride) for on, form in forms.items()}
+    )
+
+
+def _strided(form, stride: Size3):
+    return lambda x, kernel: form(x, kernel, stride)
+
+
+def native_depthwise(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
+    """As XLA's convolution with a group per channel."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        [(k // 2, k // 2) for k in kernel.shape[:3]],
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def shifted_products(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
+    """As the sum of shifted products that it stands for."""
+    b, *size, c = x.shape
+    margins = [(0, 0), *((k // 2, k // 2) for k in kernel.shape[:3]), (0, 0)]
+    padded = jnp.pad(x, margins)
+    spans = [(n - 1) // s * s + 1 for n, s in zip(size, stride, strict=True)]
+    total: jax.Array | float = 0.0
+    for i, j, k in itertools.product(*map(range, kernel.shape[:3])):
+        end = (b, i + spans[0], j + spans[1], k + spans[2], c)
+        part = jax.lax.slice(padded, (0, i, j, k, 0), end, (1, *stride, 1))
+        total += part.astype(jnp.float32) * kernel[i, j, k, 0].astype(jnp.float32)
+    return jnp.asarray(total).astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def fused(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
+    """As one kernel, for GPUs. The gradient of its input is the same kernel."""
+    t, h, w = (-(-n // s) for n, s in zip(x.shape[1:4], stride, strict=True))
+    return _correlate(x, kernel, (t, h, w), stride, (1, 1, 1))
+
+
+def _fused_forward(x, kernel, stride):
+    return fused(x, kernel, stride), (x, kernel)
+
+
+def _fused_backward(stride, saved, gradient):
+    x, kernel = saved
+    flipped = kernel[::-1, ::-1, ::-1]
+    of_x = _correlate(gradient, flipped, x.shape[1:4], (1, 1, 1), stride)
+    # dead code where weights are constants, as in a synthesis
+    _, transpose = jax.vjp(lambda k: native_depthwise(x, k, stride), kernel)
+    return of_x, *transpose(gradient)
+
+
+fused.defvjp(_fused_forward, _fused_backward)
+
+_ELEMENTS = 256  # of a frame, a program
+_FRAMES = 4  # of the output, a program: it reads a frame once for all of them
+
+
+def _correlate(
+    x: jax.Array, kernel: jax.Array, size: Size3, stride: Size3, dilation: Size3
+) -> jax.Array:
+    """y[p] = Σ_k kernel[k] x[(p stride + k - K // 2) / dilation], over whole places.
+
+    With a stride it is a convolution, with a dilation the transpose of one. A program
+    is told apart by its elements of the flat (h w c), its frames and its video.
+    """
+    b, t, h, w, c = x.shape
+    frames, height, width = size
+    kt, kh, kw = kernel.shape[:3]
+    area = height * width * c
+    chunk = min(_FRAMES, frames)
+
+    def met(place: jax.Array, axis: int, length: int) -> list[tuple]:
+        """Per tap that meets a place: its index, where it reads, if that is."""
+        k, d = kernel.shape[axis], dilation[axis]
+        start = place * stride[axis] - k // 2
+        first = -start % d  # every d-th tap from here meets a place
+        taps = []
+        for n in range(-(-k // d)):
+            tap = first + n * d
+            at = (start + tap) // d
+            taps.append((tap, at, (tap < k) & (at >= 0) & (at < length)))
+        return taps
+
+    def correlate(x_ref, kernel_ref, y_ref):
+        video, first = pl.program_id(2), pl.program_id(1) * chunk
+        element = pl.program_id(0) * _ELEMENTS + jnp.arange(_ELEMENTS)
+        channel, inside = element % c, element < area
+        rows = met(element // (c * width), 1, h)
+        columns = met(element // c % width, 2, w)
+        sums = [jnp.zeros(_ELEMENTS, jnp.float32) for _ in range(chunk)]
+        for (j, row, a), (k, column, o) in itertools.product(rows, columns):
+            known = inside & a & o
+            offset = (row * w + column) * c + channel
+            weights = [
+                triton.load(
+                    kernel_ref.at[(i * kh + j) * kw + k, channel], mask=known, other=0.0
+                )
+                for i in range(kt)
+            ]
+            for seen in range((chunk - 1) * stride[0] + kt):
+                outputs = [
+                    (n, seen - n * stride[0])
+                    for n in range(chunk)
+                    if 0 <= seen - n * stride[0] < kt
+                ]
+                if not outputs:
+                    continue
+                frame = first * stride[0] + seen - kt // 2
+                real = (frame >= 0) & (frame % dilation[0] == 0)
+                frame = frame // dilation[0]
+                real &= frame < t
+                values = triton.load(
+                    x_ref.at[video, jnp.where(real, frame, 0), offset],
+                    mask=known & real,
+                    other=0.0,
+                ).astype(jnp.float32)
+                for n, i in outputs:
+                    sums[n] += weights[i] * values
+        for n in range(chunk):
+            triton.store(
+                y_ref.at[video, jnp.minimum(first + n, frames - 1), element],
+                sums[n].astype(y_ref.dtype),
+                mask=inside & (first + n < frames),
+            )
+
+    y = pl.pallas_call(
+        correlate,
+        grid=(-(-area // _ELEMENTS), -(-frames // chunk), b),
+        out_shape=jax.ShapeDtypeStruct((b, frames, area), x.dtype),
+        compiler_params=triton.CompilerParams(num_warps=4),
+        name="depthwise",
+    )(x.reshape(b, t, -1), kernel.reshape(kt * kh * kw, c).astype(jnp.float32))
+    return y.reshape(b, *size, c)

@@ -1,0 +1,117 @@
+"""Every form of a convolution is the one that defines it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leaps_jax.models import convolutions
+from leaps_jax.models.layers import DepthwiseConv
+
+
+def check_same(form, definition, shape, kernel_shape):
+    """Equal values and gradients, for a video and a kernel."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], shape)
+    kernel = jax.random.normal(keys[1], kernel_shape)
+    want, transpose = jax.vjp(definition, x, kernel)
+    have, other = jax.vjp(form, x, kernel)
+    gradient = jax.random.normal(keys[2], want.shape)
+    for a, b in zip(
+        [have, *other(gradient)], [want, *transpose(gradient)], strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "kernel", "stride", "padding"),
+    [
+        ((5, 9, 8), 3, (3, 7, 7), (2, 2, 2), (1, 3, 3)),
+        ((5, 13, 13), 3, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        ((4, 16, 12), 3, (2, 4, 4), (2, 4, 4), (0, 0, 0)),
+        ((6, 16, 12), 3, (3, 7, 7), (2, 4, 4), (1, 3, 3)),
+        ((4, 14, 14), 20, (2, 2, 2), (2, 2, 2), (0, 0, 0)),
+        ((5, 7, 6), 20, (3, 1, 1), (2, 1, 1), (1, 0, 0)),
+        ((5, 7, 6), 20, (3, 1, 1), (1, 2, 2), (1, 0, 0)),
+        ((5, 7, 6), 20, (1, 1, 1), (2, 2, 2), (0, 0, 0)),
+        ((5, 7, 6), 20, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        ((5, 7, 6), 20, (3, 3, 3), (2, 2, 2), (1, 1, 1)),
+    ],
+)
+def test_convolution(size, channels, kernel, stride, padding):
+    settings = {"stride": stride, "padding": padding}
+    check_same(
+        functools.partial(convolutions.convolve, **settings),
+        functools.partial(convolutions.native, **settings),
+        (2, *size, channels),
+        (*kernel, channels, 5),
+    )
+
+
+DEPTHWISE = [
+    ((5, 7, 6), (3, 3, 3), (1, 1, 1)),
+    ((5, 7, 6), (3, 3, 3), (1, 2, 2)),
+    ((9, 6, 7), (3, 3, 3), (2, 2, 2)),
+    ((6, 4, 5), (5, 1, 1), (1, 1, 1)),
+    ((2, 9, 9), (3, 3, 3), (1, 4, 4)),
+    ((1, 4, 4), (3, 3, 3), (1, 8, 8)),
+]
+
+
+@pytest.mark.parametrize("form", ["depthwise", "shifted_products", "fused"])
+@pytest.mark.parametrize(("size", "kernel", "stride"), DEPTHWISE)
+def test_depthwise_convolution(monkeypatch, form, size, kernel, stride):
+    # the kernel of a GPU, interpreted
+    pallas_call = convolutions.pl.pallas_call
+    monkeypatch.setattr(
+        convolutions.pl,
+        "pallas_call",
+        lambda *args, compiler_params, **options: pallas_call(
+            *args, interpret=True, **options
+        ),
+    )
+    check_same(
+        lambda x, k: getattr(convolutions, form)(x, k, stride),
+        lambda x, k: convolutions.native_depthwise(x, k, stride),
+        (2, *size, 5),
+        (*kernel, 1, 5),
+    )
+
+
+def test_kernel_of_a_gpu_compiles_for_one():
+    x = jax.ShapeDtypeStruct((2, 4, 9, 9, 54), jnp.bfloat16)
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, 1, 54), jnp.bfloat16)
+
+    def loss(x, kernel):
+        y = convolutions.depthwise(x, kernel, (1, 2, 2))
+        return y.astype(jnp.float32).sum()
+
+    lowered = jax.jit(jax.grad(loss)).trace(x, kernel)
+    text = lowered.lower(lowering_platforms=("cuda",)).as_text()
+    assert "triton" in text
+    assert "feature_group_count = 54" not in text  # no gradient of a frozen kernel
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 2, 2)])
+def test_heads_share_a_depthwise_kernel(stride):
+    x = np.random.default_rng(0).normal(size=(2, 5, 7, 6, 6)).astype(np.float32)
+    whole = DepthwiseConv((3, 3, 3), stride)
+    heads = DepthwiseConv((3, 3, 3), stride, heads=2)
+    variables = heads.init(jax.random.key(0), x)
+    kernel = variables["params"]["kernel"]
+    assert kernel.shape == (3, 3, 3, 1, 3)
+    tiled = {"params": {"kernel": jnp.concatenate([kernel, kernel], -1)}}
+    np.testing.assert_allclose(
+        heads.apply(variables, x), whole.apply(tiled, x), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_sums_of_a_depthwise_convolution_are_in_float32():
+    x = np.random.default_rng(0).normal(size=(1, 4, 6, 6, 8)).astype(np.float32)
+    exact, half = (DepthwiseConv((3, 3, 3), dtype=d) for d in (None, jnp.bfloat16))
+    variables = exact.init(jax.random.key(0), x)
+    want, have = exact.apply(variables, x), half.apply(variables, x)
+    assert have.dtype == jnp.bfloat16
+    np.testing.assert_allclose(have.astype(np.float32), want, rtol=0.05, atol=0.05)
