@@ -450,6 +450,39 @@ def prime(model: Model, stimuli: np.ndarray, batch: int = 8) -> dict[str, np.nda
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
+def place(
+    problem: Problem, state: State, devices: Sequence[jax.Device]
+) -> tuple[State, Batch, Frozen]:
+    """Primes the model and puts on the devices what `make_steps` takes."""
+    n = len(problem)
+    primed = {}
+    if "stimulus" in problem.objective.uses:
+        assert problem.stimuli is not None
+        primed = prime(problem.model, problem.stimuli)
+    verifier = problem.verifier
+    moments = taps.target_moments(verifier) if verifier is not None else {}
+    frozen = Frozen(
+        problem.model.variables, verifier and verifier.variables, dict(moments)
+    )
+    batch = parallel.shard(Batch(problem.labels, np.ones(n), primed), devices)
+    batch = batch.replace(weight=parallel.padding_weights(n, devices))
+    return parallel.shard(state, devices), batch, parallel.replicate(frozen, devices)
+
+
+def make_steps(
+    problem: Problem, steps: int, devices: Sequence[jax.Device], octave: int = 0
+) -> Callable:
+    """`steps` update steps in one call, and then a look at which videos are the best.
+
+    Returns:
+      `(state, batch, frozen) -> (state, metrics)`, of what `place` returns; compiled
+      at its first call.
+    """
+    of = (problem.model, problem.verifier, problem.objective)
+    update_step = make_update_step(*of, problem.config, octave)
+    return parallel.map_steps(update_step, make_keep_best(*of), steps, devices)
+
+
 def iterate(
     problem: Problem,
     state: State | None = None,
@@ -470,22 +503,7 @@ def iterate(
     names = list(problem.objective.weights)
     state = problem.init_state() if state is None else state
     step = int(state.step[0])
-    primed = {}
-    if "stimulus" in problem.objective.uses:
-        assert problem.stimuli is not None
-        primed = prime(problem.model, problem.stimuli)
-    verifier = problem.verifier
-    moments = taps.target_moments(verifier) if verifier is not None else {}
-    frozen = Frozen(
-        problem.model.variables, verifier and verifier.variables, dict(moments)
-    )
-    frozen = parallel.replicate(frozen, devices)
-    batch = Batch(problem.labels, np.ones(n, np.float32), primed)
-    batch = parallel.shard(batch, devices)
-    batch = batch.replace(weight=parallel.padding_weights(n, devices))
-    sharded = parallel.shard(state, devices)
-
-    keep_best = make_keep_best(problem.model, verifier, problem.objective)
+    sharded, batch, frozen = place(problem, state, devices)
     compiled: dict[tuple[int, int], Callable] = {}
     octave_steps = -(-config.steps // config.octaves)
     while step < config.steps:
@@ -493,12 +511,7 @@ def iterate(
         boundary = min(config.steps, (step // octave_steps + 1) * octave_steps)
         steps = min(config.steps_per_call, boundary - step)
         if (octave, steps) not in compiled:
-            update_step = make_update_step(
-                problem.model, verifier, problem.objective, config, octave
-            )
-            compiled[octave, steps] = parallel.map_steps(
-                update_step, keep_best, steps, devices
-            )
+            compiled[octave, steps] = make_steps(problem, steps, devices, octave)
         sharded, metrics = compiled[octave, steps](sharded, batch, frozen)
         metrics = parallel.gather_metrics(metrics, n)
         metrics = {name: metrics[name] for name in (*names, *_BESIDE_TERMS)}

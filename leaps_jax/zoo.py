@@ -160,11 +160,16 @@ def gmacs(name: str, classes: int = 400) -> float:
     >>> round(gmacs("x3d_xs"), 3)
     0.605
     """
-    module, spec = build(name, ("",) * classes)
-    shape = (1, spec.frames, spec.size, spec.size, 3)
-    video = jax.ShapeDtypeStruct(shape, jnp.float32)
+    module, _ = build(name, ("",) * classes)
+    return macs(module) / 1e9
+
+
+def macs(module: nn.Module) -> int:
+    """Those of any module of the zoo, for one clip of its frames and size."""
+    frames, size = module.frames, module.size  # type: ignore[attr-defined]
+    video = jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.float32)
     jaxpr = jax.make_jaxpr(module.apply)(variable_shapes(module), video)
-    return _macs(jaxpr.jaxpr) / 1e9
+    return _macs(jaxpr.jaxpr)
 
 
 def table() -> list[dict[str, Any]]:

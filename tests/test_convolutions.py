@@ -43,7 +43,7 @@ def check_same(form, definition, shape, kernel_shape):
 def test_convolution(size, channels, kernel, stride, padding):
     settings = {"stride": stride, "padding": padding}
     check_same(
-        functools.partial(convolutions.convolve, **settings),
+        functools.partial(convolutions.convolve, stride, padding),
         functools.partial(convolutions.native, **settings),
         (2, *size, channels),
         (*kernel, channels, 5),

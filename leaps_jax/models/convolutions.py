@@ -18,6 +18,8 @@ from jax.experimental.pallas import triton
 Size3 = tuple[int, int, int]
 
 
+# jit here and below, so that layers of one shape are traced once
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def convolve(
     x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3
 ) -> jax.Array:
@@ -130,6 +132,7 @@ def _cells_to_channels(x: jax.Array, cell: tuple[int, int]) -> jax.Array:
     return x.reshape(n, h // i, w // j, i * j * c)
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def depthwise(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
     """A 3D convolution of every channel by itself, padded by k // 2 on both sides.
 
@@ -203,6 +206,7 @@ _ELEMENTS = 256  # of a frame, a program
 _FRAMES = 4  # of the output, a program: it reads a frame once for all of them
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _correlate(
     x: jax.Array, kernel: jax.Array, size: Size3, stride: Size3, dilation: Size3
 ) -> jax.Array:

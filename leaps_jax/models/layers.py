@@ -61,21 +61,66 @@ class LayerNorm(nn.LayerNorm):
 
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None = None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
 ) -> jax.Array:
-    """Attention of queries (..., n, heads, d) to keys and values (..., m, heads, d).
+    """Attention of queries (..., n, heads, d) to keys (..., m, heads, d).
 
-    A bias (..., heads, n, m) is added to the scores. The softmax is in float32; returns
-    (..., n, heads, d).
+    Values are (..., m, heads, e) and the result is (..., n, heads, e). Scores are
+    scaled by `scale`, d^-0.5 if None, and a bias (..., heads, n, m) is added to them.
+    The softmax is in float32.
     """
-    q = q * q.shape[-1] ** -0.5
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if bias is None and _cudnn_takes(q, v):
+        return _attend_by_cudnn(q, k, v, scale)
     scores = jnp.einsum(
-        "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
+        "...nhd,...mhd->...hnm", q * scale, k, preferred_element_type=jnp.float32
     )
     if bias is not None:
         scores += bias
     weights = nn.softmax(scores).astype(v.dtype)
     return jnp.einsum("...hnm,...mhd->...nhd", weights, v)
+
+
+def _cudnn_takes(q: jax.Array, v: jax.Array) -> bool:
+    # decided while tracing: the operation cannot be traced for a machine without it
+    width = max(q.shape[-1], v.shape[-1])
+    half = q.dtype in (jnp.bfloat16, jnp.float16)
+    return jax.default_backend() == "gpu" and half and width <= 128
+
+
+def _attend_by_cudnn(
+    q: jax.Array, k: jax.Array, v: jax.Array, scale: float
+) -> jax.Array:
+    """`attend` without the scores ever in memory.
+
+    cuDNN wants channels of one count, a multiple of 8, and even lengths; what pads
+    them is masked or is zero.
+    """
+    n, m, width = q.shape[-3], k.shape[-3], v.shape[-1]
+    leading = q.shape[:-3]
+    channels = -(-max(q.shape[-1], width) // 8) * 8
+
+    def padded(x: jax.Array) -> jax.Array:
+        x = x.reshape(-1, *x.shape[-3:])
+        margins = (0, x.shape[1] % 2), (0, 0), (0, channels - x.shape[-1])
+        return jnp.pad(x, ((0, 0), *margins))
+
+    q, k, v = padded(q), padded(k), padded(v)
+    odd = n % 2 or m % 2
+    y = jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        scale=scale,
+        query_seq_lengths=jnp.full(len(q), n, jnp.int32) if odd else None,
+        key_value_seq_lengths=jnp.full(len(q), m, jnp.int32) if odd else None,
+        implementation="cudnn",
+    )
+    return y[:, :n, :, :width].reshape(*leading, n, -1, width)
 
 
 class Mlp(nn.Module):

@@ -5,7 +5,6 @@ The modules are told the grid.
 """
 
 import functools
-import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -163,7 +162,9 @@ class RelativePosition(nn.Module):
     """What the way from a query to a key adds to their score.
 
     It is a sum over time, height and width, each the product of the query with an
-    embedding of the distance along that axis.
+    embedding of the distance along that axis. As further channels of queries and keys
+    it costs no tensor of scores: a query brings its products with the distances to
+    every step, row and column, and a key picks those of its place.
 
     Attributes:
       queries: grid that the tables are made for. They are resized for another, by
@@ -175,8 +176,11 @@ class RelativePosition(nn.Module):
     keys: Size3
 
     @nn.compact
-    def __call__(self, q: jax.Array, keys: Size3) -> jax.Array:
-        """Maps queries (b, t, h, w, heads, c) to scores (b, heads, t * h * w, keys)."""
+    def __call__(self, q: jax.Array, keys: Size3) -> tuple[jax.Array, np.ndarray]:
+        """Maps queries (b, t, h, w, heads, c) to channels of queries and of keys.
+
+        They are (b, t * h * w, heads, e) and (keys, e), with e = sum(keys).
+        """
         b, *queries, heads, c = q.shape
 
         def along(axis: int, name: str, product: str) -> jax.Array:
@@ -184,12 +188,19 @@ class RelativePosition(nn.Module):
             table = self.param(name, truncated_normal, shape)
             table = resized(table, (2 * max(queries[axis], keys[axis]) - 1, c))
             embedding = table[distances(queries[axis], keys[axis])].astype(q.dtype)
-            return jnp.einsum(product, q, embedding, preferred_element_type=jnp.float32)
+            return jnp.einsum(product, q, embedding)
 
-        time = along(0, "time", "bthwnc,tkc->bnthwk")[..., :, None, None]
-        height = along(1, "height", "bthwnc,hkc->bnthwk")[..., None, :, None]
-        width = along(2, "width", "bthwnc,wkc->bnthwk")[..., None, None, :]
-        return (time + height + width).reshape(b, heads, -1, math.prod(keys))
+        of_queries = jnp.concatenate(
+            [
+                along(0, "time", "bthwnc,tkc->bthwnk"),
+                along(1, "height", "bthwnc,hkc->bthwnk"),
+                along(2, "width", "bthwnc,wkc->bthwnk"),
+            ],
+            axis=-1,
+        )
+        places = np.indices(keys).reshape(3, -1)
+        one_hot = [np.eye(n)[at] for n, at in zip(keys, places, strict=True)]
+        return of_queries.reshape(b, -1, heads, sum(keys)), np.concatenate(one_hot, 1)
 
 
 class PoolingAttention(nn.Module):
@@ -250,16 +261,23 @@ class PoolingAttention(nn.Module):
             q = self.pool_q(q)
         k, v = self.pool_k(k), self.pool_v(v)
         patches = q[:, self.class_tokens :]
-        bias = None
-        if self.table_grid is not None:
+        if self.table_grid is None:
+            x = attend(q, k, v)
+        else:
             queries = pooled(self.grid, self.query_stride or 1)
             keys = pooled(self.grid, self.key_stride)
-            bias = self.relative_position(
+            of_queries, of_keys = self.relative_position(
                 patches.reshape(b, *queries, *q.shape[2:]), keys
             )
-            margin = (self.class_tokens, 0)  # class tokens are nowhere
-            bias = jnp.pad(bias, ((0, 0), (0, 0), margin, margin))
-        x = attend(q, k, v, bias)
+            # class tokens are nowhere
+            margins = ((0, 0), (self.class_tokens, 0), (0, 0), (0, 0))
+            of_queries = jnp.pad(of_queries, margins)
+            one_hot = jnp.pad(jnp.asarray(of_keys, k.dtype)[None, :, None], margins)
+            one_hot = jnp.broadcast_to(one_hot, (*k.shape[:3], one_hot.shape[-1]))
+            scaled = q * self.head_width**-0.5
+            q = jnp.concatenate([scaled, of_queries], -1)
+            k = jnp.concatenate([k, one_hot], -1)
+            x = attend(q, k, v, scale=1.0)
         if self.residual:
             x = x.at[:, self.class_tokens :].add(patches)
         return self.proj(x.reshape(*x.shape[:2], -1))

@@ -1,0 +1,173 @@
+"""How fast is a step? Time, memory, and how near the device's own limits it comes.
+
+>>> report = measure(initialize("slow_r50", names), batch=8)      # doctest: +SKIP
+>>> report["ms_per_step"], report["share_of_matmul"]              # doctest: +SKIP
+(11.9, 0.21)
+"""
+
+import importlib.metadata
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from leaps_jax import synthesis, zoo
+from leaps_jax.config import Config
+from leaps_jax.taps import Model
+
+
+def measure(
+    model: Model,
+    verifier: Model | None = None,
+    *,
+    batch: int,
+    steps: int = 20,
+    calls: int = 5,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Times the update step of LEAPS on all devices.
+
+    It is the step of `synthesize`, run as there: `steps` of them a call of one compiled
+    loop, and once a call the look at which videos are the best so far. A call is over
+    when its metrics have come to the host.
+
+    Args:
+      model: the inverted model, of the zoo; random weights will do.
+      verifier: another, or None for a step without one.
+      batch: videos, over all devices.
+      steps: of one call.
+      calls: that are timed, after one that is not.
+      seed: of stimuli and labels, which are random.
+
+    Returns:
+      JSON-able. `ms_per_step` is the median over calls, in `ms_per_step_of_calls`;
+      `compile_seconds` is cold, and `compile_seconds_warm` with the first one's result
+      in the cache on disk (where JAX_COMPILATION_CACHE_DIR is set, the cache there may
+      make the first warm too); `flops_per_step` counts two for every multiply-
+      accumulate of convolutions and matrix products of model and verifier, forward and
+      for the gradient of the input; `bytes_per_step` is what XLA counts that the
+      kernels of one step and one look read and write. Shares are of what `ceilings`
+      measures on this device.
+    """
+    devices = jax.devices()
+    spec = model.spec
+    random = np.random.default_rng(seed)
+    shape = (batch, spec.frames, spec.size, spec.size, 3)
+    problem = synthesis.prepare(
+        model,
+        random.random(shape, np.float32),
+        random.integers(spec.num_classes, size=batch).tolist(),
+        verifier,
+        Config(steps=10**6, steps_per_call=steps),
+    )
+    state, data, frozen = synthesis.place(problem, problem.init_state(), devices)
+    compiled, cold, warm = _compile(
+        lambda: synthesis.make_steps(problem, steps, devices), state, data, frozen
+    )
+    times = []
+    for _ in range(1 + calls):
+        start = time.perf_counter()
+        state, metrics = compiled(state, data, frozen)
+        total = np.asarray(metrics["total"])
+        times.append(1e3 * (time.perf_counter() - start) / steps)
+    assert np.isfinite(total).all()
+    milliseconds = statistics.median(times[1:])
+    flops = sum(4 * zoo.macs(m.module) * batch for m in (model, verifier) if m)
+    matmul, copy = ceilings(devices[0])
+    traffic = _bytes_accessed(compiled)
+    per_device = 1e-3 * milliseconds * len(devices)
+    return {
+        "model": spec.name,
+        "verifier": verifier and verifier.spec.name,
+        "batch": batch,
+        "frames": spec.frames,
+        "size": spec.size,
+        "dtype": jnp.dtype(getattr(model.module, "dtype", None) or "float32").name,
+        "ms_per_step": round(milliseconds, 3),
+        "ms_per_step_of_calls": [round(t, 3) for t in times[1:]],
+        "video_steps_per_second": round(1e3 * batch / milliseconds, 2),
+        "compile_seconds": round(cold, 1),
+        "compile_seconds_warm": round(warm, 1),
+        "peak_gib": _peak_gib(devices),
+        "flops_per_step": flops,
+        "bytes_per_step": traffic,
+        "tflops_matmul": round(matmul / 1e12, 2),
+        "tb_per_second_copy": round(copy / 1e12, 3),
+        "share_of_matmul": round(flops / per_device / matmul, 4),
+        "share_of_copy": traffic and round(traffic / per_device / copy, 4),
+        "devices": len(devices),
+        "device": devices[0].device_kind,
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")
+        },
+    }
+
+
+def ceilings(device: jax.Device) -> tuple[float, float]:
+    """What a device does at best: FLOP/s of a matrix product, bytes/s of a copy.
+
+    A product of 8192 x 8192 random bfloat16 matrices and a copy of 1 GiB, read and
+    written; on a CPU of 1024 x 1024 float32 ones and of 64 MiB.
+    """
+    cpu = device.platform == "cpu"
+    n, dtype = (1024, jnp.float32) if cpu else (8192, jnp.bfloat16)
+    with jax.default_device(device):
+        a = jax.random.normal(jax.random.key(0), (n, n), dtype)
+        x = jnp.zeros(2 ** (24 if cpu else 28), jnp.float32)
+        product = _seconds(jax.jit(jnp.matmul), a, a)
+        copy = _seconds(jax.jit(lambda x: x + 1), x)
+    return 2 * n**3 / product, 2 * x.nbytes / copy
+
+
+def _seconds(function: Callable, *arguments: jax.Array, repeats: int = 20) -> float:
+    jax.block_until_ready(function(*arguments))
+    start = time.perf_counter()
+    results = [function(*arguments) for _ in range(repeats)]
+    jax.block_until_ready(results[-1])
+    return (time.perf_counter() - start) / repeats
+
+
+def _compile(make: Callable[[], Any], *arguments: Any) -> tuple[Any, float, float]:
+    """The compiled function, and the seconds that took cold and from the cache."""
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, value in zip(names, (before[names[0]] or folder, 0, 0), strict=True):
+            jax.config.update(name, value)
+        try:
+            for _ in range(2):
+                jax.clear_caches()
+                compilation_cache.reset_cache()
+                start = time.perf_counter()
+                compiled = make().lower(*arguments).compile()
+                seconds.append(time.perf_counter() - start)
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
+    cold, warm = seconds
+    return compiled, cold, warm
+
+
+def _bytes_accessed(compiled: Any) -> float | None:
+    # XLA counts the body of the loop once, and what follows it
+    costs = compiled.cost_analysis()
+    return costs and costs.get("bytes accessed")
+
+
+def _peak_gib(devices: list[jax.Device]) -> float | None:
+    """The most memory that one device had in use; None where it does not tell."""
+    known = [device.memory_stats() or {} for device in devices]
+    peak = max(stats.get("peak_bytes_in_use", 0) for stats in known)
+    return round(peak / 2**30, 3) if peak else None
