@@ -1,6 +1,7 @@
 """Every family under LEAPS, at the smallest clips that it takes."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -113,9 +114,16 @@ def test_convert_then_synthesize(family, tmp_path, capsys):
     words = ["synthesize", "--model", f"{name}@{weights}", "--label", "juggling balls"]
     words += ["--stimulus", str(tmp_path / "clip.npy"), "--out", str(tmp_path / "run")]
     words += ["--frames", str(frames), "--size", str(size), "--stride", "1"]
-    words += ["--steps", "3", "--preview-every", "0"]
+    words += ["--steps", "3", "--set", "steps_per_call=1", "--preview-every", "0"]
     assert cli.main(words) == 0, capsys.readouterr().err
     made = runs.results(tmp_path / "run")
     assert made["classes"] == ["juggling balls"]
     assert made["videos"].shape == (1, frames, size, size, 3)
     assert np.ptp(made["videos"]) > 0.1
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "finished"
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    assert [line["step"] for line in metrics] == [1, 2, 3]  # one a call
+    gradients = np.array([line["gradient"] for line in metrics])
+    assert np.isfinite(gradients).all() and (gradients > 0).all()
