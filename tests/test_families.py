@@ -104,6 +104,7 @@ def test_leaps_inverts_it_with_an_x3d_verifier(name):
     assert (total[-5:].mean(0) < total[:5].mean(0)).all()
 
 
+@pytest.mark.usefixtures("forget_compiled")
 @pytest.mark.heavy
 @pytest.mark.parametrize("family", FAMILIES)
 def test_convert_then_synthesize(family, tmp_path, capsys):

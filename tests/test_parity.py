@@ -41,6 +41,7 @@ def test_the_rule_gives_the_same_numbers_here():
     rule.self_check()
 
 
+@pytest.mark.usefixtures("forget_compiled")
 @pytest.mark.parametrize("golden", NETWORKS)
 def test_equals_upstream(golden):
     found = parity.measure(golden)
@@ -52,6 +53,7 @@ def test_equals_upstream(golden):
     assert found.control > 10 * parity.LOGITS_TOLERANCE
 
 
+@pytest.mark.usefixtures("forget_compiled")
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", dict.fromkeys(name for name, _ in NETWORKS.values()))
 def test_the_gradient_reaches_every_frame(name):
