@@ -69,6 +69,13 @@ GMACS = {
     "mvit_v2_b": 224.5,
     "rev_mvit_b": 63.65,
 }
+# the names that the zoo has promised
+PROMISED = """
+    slow_r50 i3d_r50 c2d_r50 r2plus1d_r50 csn_r50 csn_r101
+    x3d_xs x3d_s x3d_m x3d_l r3d_18 mc3_18 r2plus1d_18
+    timesformer vivit_b_16x2 vivit_b_16x2_fe vivit_l_16x2_fe swin3d_t swin3d_s swin3d_b
+    mvit_v1_b mvit_v2_s mvit_v2_b rev_mvit_b uniformer_v2_b uniformer_v2_l
+""".split()
 SMALL = [name for name in zoo.names() if name.endswith("_small")]
 
 
@@ -86,6 +93,10 @@ def test_number_of_taps(name):
     module, spec = zoo.build(name, ("a",))
     model = taps.Model(module, zoo.variable_shapes(module), spec)
     assert len(taps.tap_names(model)) == zoo.entry(name).taps
+
+
+def test_promised_names_are_here():
+    assert set(PROMISED) <= set(zoo.names())
 
 
 def test_x3d_of_pytorchvideo_has_one_norm_less():
