@@ -108,7 +108,7 @@ def _fits(name: str, tensors: Mapping[str, np.ndarray], naming: rules.Naming) ->
     outputs = rules.head_shape(tensors, naming, "classifier") or (1,)
     module, _ = zoo.build(name, ("",) * outputs[0], **dict(naming.overrides))
     try:
-        rules.convert_tensors(tensors, naming, zoo.variable_shapes(module))
+        rules.place(tensors, naming, zoo.variable_shapes(module))
     except UserError:
         return False
     return True

@@ -12,12 +12,11 @@ from leaps_jax.models import layers
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
-@pytest.fixture(autouse=True)
-def forget_large_networks(request):
-    """What was compiled of a full-size network would stay in memory to the end."""
+@pytest.fixture
+def forget_compiled():
+    """Else what is compiled stays to the end: 45 MiB of a full-size network."""
     yield
-    if "golden" in request.fixturenames or request.node.get_closest_marker("heavy"):
-        jax.clear_caches()
+    jax.clear_caches()
 
 
 class TinyNet(nn.Module):

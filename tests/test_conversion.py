@@ -179,6 +179,16 @@ def test_every_leaf_goes_to_its_place():
     assert shapes == jax.tree.map(np.shape, TOY_TARGET)
 
 
+def test_placing_copies_nothing():
+    placed = rules.place(TOY_SOURCE, TOY, TOY_TARGET)
+    kernel = placed["params", "classifier", "kernel"]
+    assert np.shares_memory(kernel, TOY_SOURCE["fc.weight"])
+    scale = placed["params", "norm", "scale"]
+    assert scale.dtype == np.float64 and np.shares_memory(
+        scale, TOY_SOURCE["bn.weight"]
+    )
+
+
 def test_one_line_lists_every_mismatch():
     source = dict(TOY_SOURCE, extra=np.zeros(1))
     del source["cls"]

@@ -1,90 +1,101 @@
 """Every family under LEAPS, at the smallest clips that it takes."""
 
 import functools
+import json
 
+import checks
 import jax
 import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
 
-from leaps_jax import Config, Model, cli, loading, runs, synthesize, taps, zoo
+from leaps_jax import Config, Model, cli, loading, runs, synthesize, zoo
 
-# family -> one of its models, fields that leave few blocks of it, frames and size
+ONE_EACH = {"depths": (1, 1, 1, 1)}
+NARROW = ONE_EACH | {"inner": (8, 8, 16, 16), "stem_features": 8}
+NARROW_18 = ONE_EACH | {"features": (8, 8, 16, 16)}
+# model -> fields that leave few blocks of it, frames and size; the first of a family
+# stands for it
 SMALLEST = {
-    "resnet": ("slow_r50", {"depths": (1, 1, 1, 1)}, 4, 32),
-    "resnet18": ("r2plus1d_18", {"depths": (1, 1, 1, 1)}, 4, 32),
-    "x3d": ("x3d_xs", {"depths": (1, 1, 2, 1)}, 4, 32),
-    "timesformer": ("timesformer", {"depth": 2}, 4, 16),
-    "vivit": ("vivit_b_16x2", {"depth": 2}, 4, 16),
-    "swin": ("swin3d_t", {"depths": (2, 1, 1, 1)}, 4, 32),
-    "mvit": ("mvit_v1_b", {"depths": (1, 1, 1)}, 4, 16),
-    "mvitv2": ("mvit_v2_s", {"depths": (1, 1, 1)}, 4, 16),
-    "rev_mvit": ("rev_mvit_b", {"depths": (1, 1, 1)}, 4, 16),
-    "uniformerv2": ("uniformer_v2_b", {"depth": 2}, 4, 16),
+    "slow_r50": (ONE_EACH, 4, 32),
+    "r2plus1d_r50": (NARROW, 8, 64),
+    "csn_r50": (NARROW, 8, 64),
+    "slow_r50_small": ({"depths": (2, 1, 1, 1)}, 4, 64),
+    "r2plus1d_18": (ONE_EACH, 4, 32),
+    "r3d_18": (NARROW_18, 8, 32),
+    "mc3_18": (NARROW_18, 8, 32),
+    "x3d_xs": ({"depths": (1, 1, 2, 1)}, 4, 32),
+    "x3d_xs_small": ({"depths": (2, 1, 1, 1)}, 4, 64),
+    "timesformer": ({"depth": 2}, 4, 16),
+    "timesformer_small": ({"depth": 2}, 4, 64),
+    "vivit_b_16x2": ({"depth": 2}, 4, 16),
+    "vivit_small": ({"depth": 2}, 4, 64),
+    "swin3d_t": ({"depths": (2, 1, 1, 1)}, 4, 32),
+    "mvit_v1_b": ({"depths": (1, 1, 1)}, 4, 16),
+    "mvit_v2_s": ({"depths": (1, 1, 1)}, 4, 16),
+    "rev_mvit_b": ({"depths": (1, 1, 1)}, 4, 16),
+    "uniformer_v2_b": ({"depth": 2}, 4, 64),
 }
+FAMILIES: dict[str, str] = {}
+for _name in SMALLEST:
+    FAMILIES.setdefault(zoo.entry(_name).family, _name)
 # Their published weights take no smaller clips than those that they are made for.
 FIXED = ("resnet", "x3d", "uniformerv2")
 CLASSES = tuple("abcde")
 
 
-def test_every_family_is_here():
-    assert list(SMALLEST) == list(dict.fromkeys(r["family"] for r in zoo.table()))
+def test_every_family_and_every_small_model_is_here():
+    assert list(FAMILIES) == list(dict.fromkeys(r["family"] for r in zoo.table()))
+    assert SMALLEST.keys() >= {n for n in zoo.names() if n.endswith("_small")}
 
 
 @functools.cache
-def smallest(family: str) -> Model:
-    """A network with random weights, no scale of which is zero."""
-    name, fields, frames, size = SMALLEST[family]
+def smallest(name: str) -> Model:
+    """A network with random weights, none of which is zero."""
+    fields, frames, size = SMALLEST[name]
     module, spec = zoo.build(name, CLASSES, frames=frames, size=size, **fields)
     rng = np.random.default_rng(0)
-    variables = jax.jit(module.init)(jax.random.key(0), clips(family)[:1])
-    variables = jax.tree.map(
-        lambda leaf: (
-            leaf + rng.uniform(0, 0.2, leaf.shape).astype(np.float32)
-            if leaf.ndim == 1
-            else leaf
-        ),
-        variables,
-    )
+
+    def tensor(path, leaf):
+        if path[-1].key == "kernel":
+            values = rng.normal(0, np.prod(leaf.shape[:-1]) ** -0.5, leaf.shape)
+        else:
+            values = rng.uniform(-0.2, 0.2, leaf.shape)
+        return np.float32(values + (path[-1].key in ("scale", "var")))
+
+    variables = jax.tree.map_with_path(tensor, zoo.variable_shapes(module))
     return Model(module, variables, spec)
 
 
-def clips(family: str) -> jax.Array:
-    _, _, frames, size = SMALLEST[family]
+def clips(name: str) -> jax.Array:
+    _, frames, size = SMALLEST[name]
     rng = np.random.default_rng(1)
     return jnp.asarray(rng.normal(size=(2, frames, size, size, 3)), jnp.float32)
 
 
-@pytest.mark.parametrize("family", SMALLEST)
-def test_gradients_reach_every_frame_and_bfloat16_is_close(family):
-    model, videos = smallest(family), clips(family)
-    half = model.module.clone(dtype=jnp.bfloat16)
-
-    @jax.jit
-    def run(variables, x):
-        def score(x):
-            logits, found = taps.apply(model.module, variables, x, taps.norm_inputs)
-            assert {tap.value.shape[0] for tap in found.values()} == {len(videos)}
-            return logits[:, 1].sum(), logits
-
-        (_, logits), gradient = jax.value_and_grad(score, has_aux=True)(x)
-        return logits, half.apply(variables, x), gradient
-
-    logits, rounded, gradient = jax.device_get(run(model.variables, videos))
-    assert logits.shape == (2, 5) and logits.dtype == rounded.dtype == np.float32
-    assert np.isfinite(gradient).all()
-    assert (np.abs(gradient).max((2, 3, 4)) > 0).all()
-    assert np.linalg.norm(rounded - logits) < 0.05 * np.linalg.norm(logits)
+@pytest.mark.parametrize("name", SMALLEST)
+def test_gradients_recomputed_blocks_and_bfloat16(name):
+    network = (smallest(name).module, smallest(name).variables, clips(name))
+    plain = checks.observe(*network)
+    assert plain.logits.shape == (2, 5)
+    checks.assert_gradient_reaches_every_frame(plain.gradient, 1e-3)
+    checks.assert_recomputing_changes_nothing(*network, plain)
+    checks.assert_bfloat16_is_close(*network, plain)
 
 
-@pytest.mark.parametrize("family", SMALLEST)
-def test_leaps_inverts_it_with_an_x3d_verifier(family):
-    model = smallest(family)
+@pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
+def test_leaps_inverts_it_with_an_x3d_verifier(name):
+    model = smallest(name)
     config = Config(steps=20, steps_per_call=20, roll=0.0)
-    stimuli = np.random.default_rng(2).random(clips(family).shape, np.float32)
+    stimuli = np.random.default_rng(2).random(clips(name).shape, np.float32)
     result = synthesize(
-        model, stimuli, ["b", "d"], smallest("x3d"), config, devices=jax.devices()[:1]
+        model,
+        stimuli,
+        ["b", "d"],
+        smallest("x3d_xs"),
+        config,
+        devices=jax.devices()[:1],
     )
     assert {"priming", "diversity", "coherence"} <= result.weights.keys()
     total = result.metrics["total"]
@@ -93,12 +104,14 @@ def test_leaps_inverts_it_with_an_x3d_verifier(family):
     assert (total[-5:].mean(0) < total[:5].mean(0)).all()
 
 
+@pytest.mark.usefixtures("forget_compiled")
 @pytest.mark.heavy
-@pytest.mark.parametrize("family", SMALLEST)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_convert_then_synthesize(family, tmp_path, capsys):
     """A file under published names, at full size, to a run: the user's way."""
     save = pytest.importorskip("safetensors.numpy").save_file
-    name, _, frames, size = SMALLEST[family]
+    name = FAMILIES[family]
+    _, frames, size = SMALLEST[name]
     if family in FIXED:
         frames, size = zoo.entry(name).frames, zoo.entry(name).size
     golden = next(g for g, (n, _) in parity.NETWORKS.items() if n == name)
@@ -113,9 +126,16 @@ def test_convert_then_synthesize(family, tmp_path, capsys):
     words = ["synthesize", "--model", f"{name}@{weights}", "--label", "juggling balls"]
     words += ["--stimulus", str(tmp_path / "clip.npy"), "--out", str(tmp_path / "run")]
     words += ["--frames", str(frames), "--size", str(size), "--stride", "1"]
-    words += ["--steps", "3", "--preview-every", "0"]
+    words += ["--steps", "3", "--set", "steps_per_call=1", "--preview-every", "0"]
     assert cli.main(words) == 0, capsys.readouterr().err
     made = runs.results(tmp_path / "run")
     assert made["classes"] == ["juggling balls"]
     assert made["videos"].shape == (1, frames, size, size, 3)
     assert np.ptp(made["videos"]) > 0.1
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "finished"
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    assert [line["step"] for line in metrics] == [1, 2, 3]  # one a call
+    gradients = np.array([line["gradient"] for line in metrics])
+    assert np.isfinite(gradients).all() and (gradients > 0).all()

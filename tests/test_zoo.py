@@ -69,6 +69,13 @@ GMACS = {
     "mvit_v2_b": 224.5,
     "rev_mvit_b": 63.65,
 }
+# the names that the zoo has promised
+PROMISED = """
+    slow_r50 i3d_r50 c2d_r50 r2plus1d_r50 csn_r50 csn_r101
+    x3d_xs x3d_s x3d_m x3d_l r3d_18 mc3_18 r2plus1d_18
+    timesformer vivit_b_16x2 vivit_b_16x2_fe vivit_l_16x2_fe swin3d_t swin3d_s swin3d_b
+    mvit_v1_b mvit_v2_s mvit_v2_b rev_mvit_b uniformer_v2_b uniformer_v2_l
+""".split()
 SMALL = [name for name in zoo.names() if name.endswith("_small")]
 
 
@@ -86,6 +93,10 @@ def test_number_of_taps(name):
     module, spec = zoo.build(name, ("a",))
     model = taps.Model(module, zoo.variable_shapes(module), spec)
     assert len(taps.tap_names(model)) == zoo.entry(name).taps
+
+
+def test_promised_names_are_here():
+    assert set(PROMISED) <= set(zoo.names())
 
 
 def test_x3d_of_pytorchvideo_has_one_norm_less():
@@ -135,38 +146,6 @@ def shallow(name):
 
 
 @pytest.mark.parametrize("name", [*SMALL, "uniformer_v2_b"])
-def test_options_do_not_change_the_network(name):
-    plain, variables, video = shallow(name)
-    remat, half = plain.clone(remat=True), plain.clone(dtype=jnp.bfloat16)
-
-    @jax.jit
-    def run(variables, video):
-        """Logits, taps and the gradient of each form of the network."""
-        out = []
-        for module in (plain, remat, half):
-
-            def loss(x, module=module):
-                logits, found = taps.apply(module, variables, x, taps.norm_inputs)
-                names.append(list(found))
-                return logits[:, 1].sum(), (logits, [t.mean() for t in found.values()])
-
-            out.append(jax.value_and_grad(loss, has_aux=True)(video))
-        return out
-
-    names: list[list[str]] = []
-    (a, da), (b, db), (c, dc) = run(variables, video)
-    assert names[0] == names[1] == names[2]
-    logits, remat_logits, half_logits = a[1][0], b[1][0], c[1][0]
-    assert logits.dtype == half_logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, remat_logits, rtol=1e-4, atol=1e-5)
-    for one, other in zip(a[1][1], b[1][1], strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(da, db, rtol=1e-3, atol=1e-5 * np.abs(da).max())
-    assert np.abs(half_logits - logits).max() < 0.1 * np.std(logits)
-    assert np.isfinite(dc).all()
-
-
-@pytest.mark.parametrize("name", [*SMALL, "uniformer_v2_b"])
 def test_training_mode_updates_statistics_and_drops_out(name):
     module, given, video = shallow(name)
     module = module.clone(dropout=0.5)
@@ -204,14 +183,6 @@ def test_a_stem_halves_the_size_at_every_convolution_and_sees_three_frames():
     one, other = (stem.apply(variables, noise.at[:, 2].add(d)) for d in (0.0, 1.0))
     changed = np.abs(one - other).max((0, 2, 3, 4)) > 1e-4
     assert changed.tolist() == [False, True, True, True, False]
-
-
-@pytest.mark.parametrize("name", ["timesformer_small", "vivit_small"])
-def test_the_gradient_reaches_every_frame(name):
-    module, variables, video = shallow(name)
-    score = jax.jit(jax.grad(lambda x: module.apply(variables, x)[:, 1].sum()))
-    by_frame = np.abs(score(video)).max((2, 3, 4))
-    assert (by_frame > 1e-3 * by_frame.max()).all()
 
 
 @pytest.mark.parametrize(

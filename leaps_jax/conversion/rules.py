@@ -117,8 +117,25 @@ def convert_tensors(
       UserError: anything is missing, left over, given twice or of another shape; one
         line lists all of it.
     """
+    placed = place(source, naming, target_shapes)
+    return flax.traverse_util.unflatten_dict(
+        {
+            leaf: np.ascontiguousarray(value, dtype=np.float32)
+            for leaf, value in placed.items()
+        }
+    )
+
+
+def place(
+    source: Mapping[str, np.ndarray], naming: Naming, target_shapes: Mapping[str, Any]
+) -> dict[Path, np.ndarray]:
+    """The tensors by the path of our leaf, in its shape.
+
+    They are views of the source's, whatever their type; only what `stack` joins is
+    copied. Arguments and faults are those of `convert_tensors`.
+    """
     wanted: dict[Path, Any] = flax.traverse_util.flatten_dict(target_shapes)
-    filled: dict[Path, np.ndarray] = {}
+    placed: dict[Path, np.ndarray] = {}
     used: dict[Path, str] = {}
     unknown, twice, misshaped = [], [], []
     for key, tensor in stack(source, naming).items():
@@ -140,7 +157,7 @@ def convert_tensors(
         if value.shape != shape:
             misshaped.append(f"{key} {tensor.shape} for {'/'.join(leaf[1:])} {shape}")
             continue
-        filled[leaf] = np.ascontiguousarray(value, dtype=np.float32)
+        placed[leaf] = value
     missing = ["/".join(leaf) for leaf in wanted if leaf not in used]
     faults = [
         _listed("tensors missing", missing),
@@ -152,7 +169,7 @@ def convert_tensors(
         raise UserError(
             f"{naming.name} weights do not fit: " + "; ".join(f for f in faults if f)
         )
-    return flax.traverse_util.unflatten_dict(filled)
+    return placed
 
 
 def stack(source: Mapping[str, np.ndarray], naming: Naming) -> Mapping[str, np.ndarray]:

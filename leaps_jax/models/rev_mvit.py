@@ -31,6 +31,8 @@ from leaps_jax.models.multiscale import (
     pooled,
 )
 
+Norm = functools.partial(LayerNorm, time_axis=1, class_tokens=0)
+
 
 class ReversibleBlock(nn.Module):
     """Attention of one stream updates the other, and an MLP of that the first.
@@ -47,12 +49,10 @@ class ReversibleBlock(nn.Module):
 
     @nn.compact
     def __call__(self, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        norm = functools.partial(
-            LayerNorm, time_axis=1, time_steps=self.steps, class_tokens=0
-        )
-        a += self.attention(name="attention")(norm(name="norm")(b))
-        mlp = Mlp(4 * a.shape[-1], dtype=self.dtype, name="mlp")
-        return a, b + mlp(norm(name="mlp_norm")(a))
+        y = Norm(time_steps=self.steps, name="norm")(b)
+        a += self.attention(name="attention")(y)
+        y = Norm(time_steps=self.steps, name="mlp_norm")(a)
+        return a, b + Mlp(4 * a.shape[-1], dtype=self.dtype, name="mlp")(y)
 
 
 class Transition(nn.Module):
@@ -73,9 +73,6 @@ class Transition(nn.Module):
 
     @nn.compact
     def __call__(self, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        norm = functools.partial(
-            LayerNorm, time_axis=1, time_steps=self.steps, class_tokens=0
-        )
         x = (a + b) / 2
         attention = self.attention(name="attention")
         y = nn.Dense(
@@ -83,9 +80,9 @@ class Transition(nn.Module):
         )(x)
         y = attention.pool_q(y.reshape(*x.shape[:2], attention.heads, -1))
         y = y.reshape(*y.shape[:2], -1)
-        x = y + attention(norm(name="norm")(x))
-        mlp = Mlp(4 * x.shape[-1], dtype=self.dtype, name="mlp")
-        x += mlp(norm(name="mlp_norm")(x))
+        x = y + attention(Norm(time_steps=self.steps, name="norm")(x))
+        y = Norm(time_steps=self.steps, name="mlp_norm")(x)
+        x += Mlp(4 * x.shape[-1], dtype=self.dtype, name="mlp")(y)
         return x, x
 
 
@@ -148,7 +145,7 @@ class ReversibleMViT(nn.Module):
             streams = block(attention, grid[0], self.dtype, name=f"block{i}")(*streams)
             grid = pooled(grid, 2 if begins else 1)
         x = jnp.concatenate(streams, axis=-1)
-        x = LayerNorm(time_axis=1, time_steps=grid[0], class_tokens=0, name="norm")(x)
+        x = Norm(time_steps=grid[0], name="norm")(x)
         x = jnp.mean(x, axis=1, dtype=jnp.float32)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(

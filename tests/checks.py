@@ -1,0 +1,82 @@
+"""What a network must be for LEAPS to invert it, in each form it has."""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leaps_jax import taps
+
+
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """What a network makes of a batch of videos.
+
+    Attributes:
+      logits: (b, classes).
+      means: per tap, in the order that they run in, its mean over all positions.
+      gradient: of the second logit of every video.
+      jaxpr: of all of this.
+    """
+
+    logits: np.ndarray
+    means: dict[str, np.ndarray]
+    gradient: np.ndarray
+    jaxpr: str
+
+
+def observe(module, variables, videos) -> Observed:
+    """Runs a network.
+
+    Raises:
+      AssertionError: the leading axis of a tap is not the videos.
+    """
+    names: list[str] = []
+
+    def score(videos, variables):
+        logits, found = taps.apply(module, variables, videos, taps.norm_inputs)
+        assert {tap.value.shape[0] for tap in found.values()} == {len(videos)}
+        names.extend(found)
+        return logits[:, 1].sum(), (logits, [tap.mean() for tap in found.values()])
+
+    traced = jax.jit(jax.value_and_grad(score, has_aux=True)).trace(videos, variables)
+    run = traced.lower().compile()
+    (_, (logits, means)), gradient = jax.device_get(run(videos, variables))
+    means = dict(zip(names, means, strict=True))
+    return Observed(logits, means, gradient, str(traced.jaxpr))
+
+
+def assert_gradient_reaches_every_frame(gradient, least: float = 0.0) -> None:
+    """Of every video; `least` is a share of what reaches the frame with the most."""
+    by_frame = np.abs(gradient).max((2, 3, 4))
+    assert np.isfinite(gradient).all()
+    assert (by_frame > least * by_frame.max()).all()
+
+
+def assert_recomputing_changes_nothing(module, variables, videos, plain: Observed):
+    again = observe(module.clone(remat=True), variables, videos)
+    assert "= remat" in again.jaxpr and "= remat" not in plain.jaxpr
+    assert list(again.means) == list(plain.means)
+    close: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
+    np.testing.assert_allclose(again.logits, plain.logits, **close)
+    for tap, mean in plain.means.items():
+        np.testing.assert_allclose(again.means[tap], mean, **close, err_msg=tap)
+    least = 1e-5 * np.abs(plain.gradient).max()
+    np.testing.assert_allclose(again.gradient, plain.gradient, rtol=1e-3, atol=least)
+
+
+def assert_bfloat16_is_close(module, variables, videos, plain: Observed) -> None:
+    """And that convolutions are in it, or matrix products where there are none."""
+    half = observe(module.clone(dtype=jnp.bfloat16), variables, videos)
+    assert list(half.means) == list(plain.means)
+    convolutions = set(re.findall(r":(\w+)\[[\d,]*\] = conv_general", half.jaxpr))
+    products = set(re.findall(r":(\w+)\[[\d,]*\] = dot_general", half.jaxpr))
+    assert convolutions <= {"bf16"} and "bf16" in convolutions | products
+    assert half.logits.dtype == plain.logits.dtype == np.float32
+    off = half.logits - plain.logits
+    assert 0 < np.linalg.norm(off) < 0.05 * np.linalg.norm(plain.logits)
+    assert np.abs(off).max() < 0.1 * np.std(plain.logits)
+    assert np.isfinite(half.gradient).all()
