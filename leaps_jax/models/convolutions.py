@@ -9,6 +9,7 @@ shifted products on a CPU. tests/test_layers.py holds every form against the def
 
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -202,8 +203,8 @@ def _fused_backward(stride, saved, gradient):
 
 fused.defvjp(_fused_forward, _fused_backward)
 
-_ELEMENTS = 256  # of a frame, a program
-_FRAMES = 4  # of the output, a program: it reads a frame once for all of them
+_FRAMES = 4  # of the output that a program makes: it reads a frame once for all of them
+_THREADS = 128
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -220,26 +221,44 @@ def _correlate(
     kt, kh, kw = kernel.shape[:3]
     area = height * width * c
     chunk = min(_FRAMES, frames)
+    # As many neighbours a thread as surely are channels of one place: what they load
+    # and whether they do is one instruction.
+    elements = _THREADS * math.gcd(c, 8)
 
     def met(place: jax.Array, axis: int, length: int) -> list[tuple]:
         """Per tap that meets a place: its index, where it reads, if that is."""
         k, d = kernel.shape[axis], dilation[axis]
         start = place * stride[axis] - k // 2
-        first = -start % d  # every d-th tap from here meets a place
+        if d == 1:
+            reads = [(tap, start + tap) for tap in range(k)]
+            return [(tap, at, (at >= 0) & (at < length)) for tap, at in reads]
         taps = []
+        # every d-th tap meets a place, the first of them here; k d makes it positive
+        first = jax.lax.rem(k * d - start, d)
         for n in range(-(-k // d)):
             tap = first + n * d
-            at = (start + tap) // d
-            taps.append((tap, at, (tap < k) & (at >= 0) & (at < length)))
+            at = jax.lax.div(start + tap, d)
+            taps.append((tap, at, (tap < k) & (start + tap >= 0) & (at < length)))
         return taps
 
     def correlate(x_ref, kernel_ref, y_ref):
         video, first = pl.program_id(2), pl.program_id(1) * chunk
-        element = pl.program_id(0) * _ELEMENTS + jnp.arange(_ELEMENTS)
-        channel, inside = element % c, element < area
-        rows = met(element // (c * width), 1, h)
-        columns = met(element // c % width, 2, w)
-        sums = [jnp.zeros(_ELEMENTS, jnp.float32) for _ in range(chunk)]
+        element = pl.program_id(0) * elements + jnp.arange(elements)
+        channel, place = jax.lax.rem(element, c), jax.lax.div(element, c)
+        inside = element < area
+        rows = met(jax.lax.div(place, width), 1, h)
+        columns = met(jax.lax.rem(place, width), 2, w)
+        reads = []
+        for seen in range((chunk - 1) * stride[0] + kt):
+            outputs = [n for n in range(chunk) if 0 <= seen - n * stride[0] < kt]
+            frame = first * stride[0] + seen - kt // 2
+            real = frame >= 0
+            if dilation[0] > 1:
+                real &= jax.lax.rem(frame, dilation[0]) == 0
+                frame = jax.lax.div(frame, dilation[0])
+            real &= frame < t
+            reads.append((seen, outputs, jnp.where(real, frame, 0), real))
+        sums = [jnp.zeros(elements, jnp.float32) for _ in range(chunk)]
         for (j, row, a), (k, column, o) in itertools.product(rows, columns):
             known = inside & a & o
             offset = (row * w + column) * c + channel
@@ -249,25 +268,14 @@ def _correlate(
                 )
                 for i in range(kt)
             ]
-            for seen in range((chunk - 1) * stride[0] + kt):
-                outputs = [
-                    (n, seen - n * stride[0])
-                    for n in range(chunk)
-                    if 0 <= seen - n * stride[0] < kt
-                ]
+            for seen, outputs, frame, real in reads:
                 if not outputs:
                     continue
-                frame = first * stride[0] + seen - kt // 2
-                real = (frame >= 0) & (frame % dilation[0] == 0)
-                frame = frame // dilation[0]
-                real &= frame < t
                 values = triton.load(
-                    x_ref.at[video, jnp.where(real, frame, 0), offset],
-                    mask=known & real,
-                    other=0.0,
+                    x_ref.at[video, frame, offset], mask=known & real, other=0.0
                 ).astype(jnp.float32)
-                for n, i in outputs:
-                    sums[n] += weights[i] * values
+                for n in outputs:
+                    sums[n] += weights[seen - n * stride[0]] * values
         for n in range(chunk):
             triton.store(
                 y_ref.at[video, jnp.minimum(first + n, frames - 1), element],
@@ -277,9 +285,9 @@ def _correlate(
 
     y = pl.pallas_call(
         correlate,
-        grid=(-(-area // _ELEMENTS), -(-frames // chunk), b),
+        grid=(-(-area // elements), -(-frames // chunk), b),
         out_shape=jax.ShapeDtypeStruct((b, frames, area), x.dtype),
-        compiler_params=triton.CompilerParams(num_warps=4),
+        compiler_params=triton.CompilerParams(num_warps=_THREADS // 32),
         name="depthwise",
     )(x.reshape(b, t, -1), kernel.reshape(kt * kh * kw, c).astype(jnp.float32))
     return y.reshape(b, *size, c)
