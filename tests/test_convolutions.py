@@ -38,9 +38,10 @@ def check_same(form, definition, shape, kernel_shape):
         ((5, 7, 6), 20, (3, 3, 3), (2, 2, 2), (1, 1, 1)),
     ],
 )
-def test_convolution(size, channels, kernel, stride, padding):
+@pytest.mark.parametrize("form", ["convolve", "_with_whole_eights"])
+def test_convolution(form, size, channels, kernel, stride, padding):
     check_same(
-        lambda x, k: convolutions.convolve(x, k, stride, padding),
+        lambda x, k: getattr(convolutions, form)(x, k, stride, padding),
         lambda x, k: convolutions.native(x, k, stride, padding),
         (2, *size, channels),
         (*kernel, channels, 5),
