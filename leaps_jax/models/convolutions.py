@@ -10,6 +10,7 @@ shifted products on a CPU. tests/test_layers.py holds every form against the def
 import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +36,16 @@ def convolve(
     Returns:
       (b, t', h', w', d).
     """
-    settings = {"stride": stride, "padding": padding}
+
+    def strided(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        return functools.partial(form, stride=stride, padding=padding)
+
     return jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(_in_two_dimensions, **settings),
-        cuda=functools.partial(_with_whole_eights, **settings),
-        default=functools.partial(native, **settings),
+        cpu=strided(_in_two_dimensions),
+        cuda=strided(_with_whole_eights),
+        default=strided(native),
     )
 
 
@@ -156,14 +160,17 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
     Returns:
       (b, t', h', w', c); sums are in float32.
     """
-    forms = {"cpu": shifted_products, "cuda": fused, "default": native_depthwise}
+
+    def strided(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        return lambda x, kernel: form(x, kernel, stride)
+
     return jax.lax.platform_dependent(
-        x, kernel, **{on: _strided(form, stride) for on, form in forms.items()}
+        x,
+        kernel,
+        cpu=strided(shifted_products),
+        cuda=strided(fused),
+        default=strided(native_depthwise),
     )
-
-
-def _strided(form, stride: Size3):
-    return lambda x, kernel: form(x, kernel, stride)
 
 
 def native_depthwise(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
