@@ -244,19 +244,15 @@ def _correlate(
     elements = _THREADS * math.gcd(c, 8)
 
     def met(place: jax.Array, axis: int, length: int) -> list[tuple]:
-        """Per tap that meets a place: its index, where it reads, if that is."""
-        k, d = kernel.shape[axis], dilation[axis]
-        start = place * stride[axis] - k // 2
-        if d == 1:
-            reads = [(tap, start + tap) for tap in range(k)]
-            return [(tap, at, (at >= 0) & (at < length)) for tap, at in reads]
-        taps = []
-        # every d-th tap meets a place, the first of them here; k d makes it positive
-        first = jax.lax.rem(k * d - start, d)
-        for n in range(-(-k // d)):
-            tap = first + n * d
-            at = jax.lax.div(start + tap, d)
-            taps.append((tap, at, (tap < k) & (start + tap >= 0) & (at < length)))
+        """Per tap: its index, where it reads, and whether that is a place."""
+        taps, d = [], dilation[axis]
+        for tap in range(kernel.shape[axis]):
+            at = place * stride[axis] + tap - kernel.shape[axis] // 2
+            real = at >= 0
+            if d > 1:
+                real &= jax.lax.rem(at, d) == 0
+                at = jax.lax.div(at, d)
+            taps.append((tap, at, real & (at < length)))
         return taps
 
     def correlate(x_ref, kernel_ref, y_ref):
