@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -261,15 +261,23 @@ def _read_moments(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]] | None
 def save_state(folder: str | os.PathLike[str], step: int, state: Any) -> None:
     """Saves the state of a run; the two newest are kept, each complete or absent.
 
-    Of several processes each saves the videos that it holds, in a folder of its own;
+    Of several processes each saves the videos that it holds, to a file of its own;
     they must save the same steps.
     """
     folder, count = Path(folder), jax.process_count()
-    if count > 1:
-        folder = folder / _part(jax.process_index(), count)
     folder.mkdir(parents=True, exist_ok=True)
-    with _states(folder) as manager:
-        manager.save(step, args=_standard().StandardSave(_as_tree(state)))
+    if count == 1:
+        with _states(folder) as manager:
+            manager.save(step, args=_standard().StandardSave(_as_tree(state)))
+        return
+    # Not by Orbax, which writes NumPy arrays on the first process alone.
+    own = f"{jax.process_index()}-of-{count}.npz"
+    temporary = folder / f".{own}"
+    np.savez(temporary, *jax.tree.leaves(state))
+    os.replace(temporary, folder / f"{step}-{own}")
+    steps = sorted(int(p.name.partition("-")[0]) for p in folder.glob(f"*-{own}"))
+    for old in steps[:-2]:
+        (folder / f"{old}-{own}").unlink()
 
 
 def restore_state(folder: str | os.PathLike[str], like: Any) -> Any | None:
@@ -283,56 +291,54 @@ def restore_state(folder: str | os.PathLike[str], like: Any) -> Any | None:
     Raises:
       UserError: the folder holds a state of another shape, or lacks some video.
     """
-    step, parts = _newest(Path(folder))
-    if step is None:
+    parts = _newest(Path(folder))
+    if not parts:
         return None
     structure, wanted = jax.tree.structure(like), np.asarray(like.index)
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(like)]
     pieces = []
-    for part in parts:
-        with _states(part, read_only=True) as manager:
-            leaves = manager.restore(step, args=_standard().StandardRestore())["leaves"]
-        if len(leaves) != len(jax.tree.leaves(like)):
-            break
-        chosen = np.isin(jax.tree.unflatten(structure, leaves).index, wanted)
-        pieces.append([leaf[chosen] for leaf in leaves])
-    leaves = [np.concatenate(leaf) for leaf in zip(*pieces, strict=True)]
-    if pieces:  # in order, and once each: a video may be another process's padding
-        index = jax.tree.unflatten(structure, leaves).index
+    for leaves in parts:
+        if len(leaves) == len(shapes):
+            chosen = np.isin(jax.tree.unflatten(structure, leaves).index, wanted)
+            pieces.append([leaf[chosen] for leaf in leaves])
+    joined = [np.concatenate(leaf) for leaf in zip(*pieces, strict=True)]
+    if joined:  # in order, and once each: one may also be another process's padding
+        index = jax.tree.unflatten(structure, joined).index
         rows = np.unique(index, return_index=True)[1]
-        leaves = [leaf[rows] for leaf in leaves]
-    if [leaf.shape for leaf in leaves] != [np.shape(x) for x in jax.tree.leaves(like)]:
+        joined = [leaf[rows] for leaf in joined]
+    if [leaf.shape for leaf in joined] != shapes:
         raise UserError(
             f"out={os.fspath(folder)!r}: the saved state is of another shape; choose"
             " another folder or --overwrite"
         )
-    return jax.tree.unflatten(structure, leaves)
+    return jax.tree.unflatten(structure, joined)
 
 
-def _newest(folder: Path) -> tuple[int | None, list[Path]]:
-    """The last step that is complete, and the folders that hold its parts."""
+def _newest(folder: Path) -> Iterator[list[Any]] | None:
+    """The leaves of every part of the last step of which all parts are there."""
     if not folder.exists():
-        return None, []
-    found = [[folder]]
+        return None
+    with _states(folder, jax.process_count() > 1) as manager:
+        whole = manager.latest_step()
+    found: dict[tuple[int, int], set[int]] = {}
     for path in folder.iterdir():
-        if match := re.fullmatch(r"0-of-(\d+)", path.name):
-            count = int(match[1])
-            found.append([folder / _part(index, count) for index in range(count)])
-    newest: tuple[int | None, list[Path]] = (None, [])
-    for parts in found:
-        if not all(part.exists() for part in parts):
-            continue
-        steps = []
-        for part in parts:
-            with _states(part, read_only=True) as manager:
-                steps.append(set(manager.all_steps()))
-        common = set.intersection(*steps)
-        if common and (newest[0] is None or max(common) > newest[0]):
-            newest = (max(common), parts)
-    return newest
+        if match := re.fullmatch(r"(\d+)-(\d+)-of-(\d+)\.npz", path.name):
+            step, index, count = map(int, match.groups())
+            found.setdefault((step, count), set()).add(index)
+    step, count = max(
+        (key for key, parts in found.items() if len(parts) == key[1]), default=(-1, 0)
+    )
+    if whole is not None and whole >= step:
+        with _states(folder, jax.process_count() > 1) as manager:
+            tree = manager.restore(whole, args=_standard().StandardRestore())
+        return iter([tree["leaves"]])
+    parts = [folder / f"{step}-{index}-of-{count}.npz" for index in range(count)]
+    return map(_leaves, parts) if parts else None
 
 
-def _part(index: int, count: int) -> str:
-    return f"{index}-of-{count}"
+def _leaves(path: Path) -> list[np.ndarray]:
+    with np.load(path) as file:
+        return [file[f"arr_{i}"] for i in range(len(file.files))]
 
 
 def _as_tree(state: Any) -> dict[str, list[Any]]:
