@@ -117,6 +117,12 @@ def _convert(options: argparse.Namespace) -> int:
 def _synthesize(options: argparse.Namespace) -> int:
     config = _config(options)
     processes.join(options.coordinator, options.processes, options.process)
+    with processes.leaving(synthesis.NotFiniteError):
+        return _synthesize_here(options, config)
+
+
+def _synthesize_here(options: argparse.Namespace, config: Config) -> int:
+    """The part of this process; there may be others."""
     with processes.together():
         problem, settings, judges, notes = _problem(options, config)
         before = runs.check(options.out, problem, settings, overwrite=options.overwrite)

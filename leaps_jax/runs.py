@@ -114,15 +114,16 @@ def execute(
                 late = time.monotonic() - saved > save_every
                 stopping, saving = processes.any_of(bool(stop), late)
                 if stopping or done or saving:
-                    checkpoints.save_state(
-                        folder / "state", snapshot.step, snapshot.state()
-                    )
+                    now = snapshot.state()
+                    with processes.together():
+                        checkpoints.save_state(folder / "state", snapshot.step, now)
                     saved = time.monotonic()
                 if stopping:
                     break
         except synthesis.NotFiniteError as error:
             last = error.snapshot
-            checkpoints.save_state(folder / "state", last.step, last.state())
+            with processes.together():
+                checkpoints.save_state(folder / "state", last.step, last.state())
             record |= {"status": "failed", "step": last.step, "error": str(error)}
             _write_results(folder, problem, last.state(), record, judges)
             raise

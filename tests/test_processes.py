@@ -9,27 +9,30 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from leaps_jax import Model, loading, taps, zoo
+from leaps_jax import Model, cli, loading, taps, zoo
 
 CLASSES = ("bend", "jack", "run")
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()
-QUICK = ["--steps", "20", "--set", "steps_per_call=5", "--preview-every", "0"]
+QUICK = ["--steps", "20", "--set", "steps_per_call=2", "--preview-every", "0"]
 
 
 def network(seed: int) -> Model:
     """Its matrices are small: sharper ones magnify rounding errors."""
     module, spec = zoo.build(
-        "timesformer_small", CLASSES, frames=4, size=28, patch=14, stem=(), depth=2
+        "timesformer_small", CLASSES, frames=4, size=28, patch=14, stem=(), depth=1
     )
     variables = jax.jit(module.init)(jax.random.key(seed), np.zeros((1, 4, 28, 28, 3)))
     small = jax.tree.map(
@@ -81,14 +84,18 @@ def launch(root: Path, words: list[str]) -> subprocess.Popen:
     )
 
 
-def start(root: Path, out: str, *more: str) -> list[subprocess.Popen]:
+def start(
+    root: Path, out: str, *more: str, second: Sequence[str] = ()
+) -> list[subprocess.Popen]:
     """The lines of README, each a process, with another output."""
     port, started = free_port(), []
     for command, *words in lines_of_readme():
         assert command == "leaps-jax"
         words = [re.sub(r"^localhost:\d+$", f"localhost:{port}", w) for w in words]
         words[words.index("run/")] = out
-        started.append(launch(root, [*words, *QUICK, *more]))
+        started.append(
+            launch(root, [*words, *QUICK, *more, *(second if started else ())])
+        )
     return started
 
 
@@ -145,3 +152,52 @@ def test_two_processes_end_as_one(root, one):
     assert_same(one, root / "two")
     assert "synthesize 20/20" in printed[0][1] and "results:" in printed[0][0]
     assert "synthesize 20/20" not in printed[1][1] and "results:" not in printed[1][0]
+
+
+def test_one_process_goes_on_where_two_were_killed(root, one):
+    """The second is killed; the first does not wait for it."""
+    folder = root / "killed"
+    started = start(root, "killed", "--save-every", "0")
+    while len(lines(folder)) < 2 and all(p.poll() is None for p in started):
+        time.sleep(0.02)
+    started[1].send_signal(signal.SIGKILL)
+    for process in started:
+        process.communicate(timeout=120)
+    assert [process.returncode == 0 for process in started] == [False, False]
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "running" and record["processes"] == 2
+    again = start_alone(root, "killed")
+    printed = again.communicate(timeout=120)
+    assert again.returncode == 0 and "resuming killed at step" in printed[1], printed
+    assert_same(one, folder)
+
+
+def test_a_mistake_of_one_process_ends_all(root):
+    """The others say whose it was, and none waits."""
+    started = start(root, "mistake", second=["--judge", "timesformer_small@nowhere"])
+    printed = [process.communicate(timeout=60) for process in started]
+    assert [process.returncode for process in started] == [2, 2], printed
+    assert "error: process 1: judge=" in printed[0][1]
+    assert not (root / "mistake").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--processes", "2"], "processes=2: needs --coordinator HOST:PORT"),
+        (["--coordinator", "host:1"], "processes: missing"),
+        (["--coordinator", "auto", "--process", "1"], "process=1: is found out"),
+        (
+            ["--coordinator", "host:1", "--processes", "2", "--process", "2"],
+            "process=2: must be from 0 to 1",
+        ),
+        (
+            ["--coordinator", "host", "--processes", "2", "--process", "0"],
+            "coordinator='host': must be HOST:PORT or auto",
+        ),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(words, said, capsys):
+    common = ["synthesize", "--model", "x3d_xs@actions", "--out", "nowhere"]
+    assert cli.main([*common, *words]) == 2
+    assert said in capsys.readouterr().err
