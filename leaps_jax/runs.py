@@ -4,7 +4,7 @@
     metrics.jsonl   a line per logged step, each term raw and weighted, per video
     videos.npz      videos and stimuli (n, t, h, w, 3) float32 in [0, 1], labels (n,)
     videos/         NNN_<class>.mp4, and the stimuli beside them
-    preview.mp4     all videos as they were a moment ago
+    preview.mp4     videos as they were a moment ago, those of the first process
     index.html      a page that shows stimuli, videos and what the models see
     state/          the last states of the optimisation, from which a run goes on
 
