@@ -263,14 +263,17 @@ def _video_key(seed: int, index: jax.Array) -> jax.Array:
 
 
 def init_state(
-    spec: ModelSpec, config: Config, count: int, stimuli: np.ndarray | None = None
+    spec: ModelSpec,
+    config: Config,
+    numbers: Sequence[int] | np.ndarray,
+    stimuli: np.ndarray | None = None,
 ) -> State:
-    """The state before the first step.
+    """The state before the first step, of the videos with these numbers.
 
     Videos start from noise in the model's normalised space, independent
     per video, or from the stimuli if `config.init` is "stimulus".
     """
-    index = jnp.arange(count)
+    index, count = jnp.asarray(numbers, jnp.int32), len(numbers)
     shape = (spec.frames, spec.size, spec.size, 3)
     if config.init == "stimulus":
         videos = video_lib.normalize(jnp.asarray(stimuli), spec)
@@ -305,7 +308,8 @@ class Snapshot:
       step: steps done.
       metrics: {name: (steps of the call, n)}, raw terms.
       state: fetches the whole state to the host, ready to save and to `iterate` from;
-        call it before asking for the next snapshot, which reuses its memory.
+        call it before asking for the next snapshot, which reuses its memory. Of
+        several processes, each fetches the videos that it holds.
     """
 
     step: int
@@ -348,8 +352,14 @@ class Problem:
             stimuli=None if stimuli is None else np.repeat(stimuli, copies, axis=0),
         )
 
-    def init_state(self) -> State:
-        return init_state(self.model.spec, self.config, len(self), self.stimuli)
+    def init_state(self, numbers: np.ndarray | None = None) -> State:
+        """Of the videos with these numbers; of all by default."""
+        numbers = np.arange(len(self)) if numbers is None else numbers
+        stimuli = self.stimuli
+        if self.config.init == "stimulus":
+            assert stimuli is not None
+            stimuli = stimuli[numbers]
+        return init_state(self.model.spec, self.config, numbers, stimuli)
 
 
 def prepare(
@@ -434,8 +444,14 @@ def _checked(stimuli: np.ndarray, spec: ModelSpec) -> np.ndarray:
     return stimuli
 
 
-def prime(model: Model, stimuli: np.ndarray, batch: int = 8) -> dict[str, np.ndarray]:
-    """μ(z_l(v)): the mean of every tap for every stimulus, {tap: (n, c)}."""
+def prime(
+    model: Model,
+    stimuli: np.ndarray,
+    numbers: np.ndarray | None = None,
+    batch: int = 8,
+) -> dict[str, np.ndarray]:
+    """μ(z_l(v)): the mean of every tap for stimuli, all or some, {tap: (n, c)}."""
+    numbers = np.arange(len(stimuli)) if numbers is None else numbers
 
     @jax.jit
     def means(variables, videos):
@@ -444,8 +460,8 @@ def prime(model: Model, stimuli: np.ndarray, batch: int = 8) -> dict[str, np.nda
         return {name: tap.mean() for name, tap in found.items()}
 
     parts = [
-        jax.device_get(means(model.variables, jnp.asarray(stimuli[i : i + batch])))
-        for i in range(0, len(stimuli), batch)
+        jax.device_get(means(model.variables, jnp.asarray(stimuli[some])))
+        for some in np.split(numbers, range(batch, len(numbers), batch))
     ]
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
@@ -453,20 +469,29 @@ def prime(model: Model, stimuli: np.ndarray, batch: int = 8) -> dict[str, np.nda
 def place(
     problem: Problem, state: State, devices: Sequence[jax.Device]
 ) -> tuple[State, Batch, Frozen]:
-    """Primes the model and puts on the devices what `make_steps` takes."""
+    """Primes the model and puts on the devices what `make_steps` takes.
+
+    Of several processes, each primes for and places the videos of its own devices.
+    """
     n = len(problem)
+    held = parallel.held(n, devices)
+    if not np.array_equal(state.index, held):
+        rows = np.searchsorted(state.index, held)
+        state = jax.tree.map(lambda x: np.asarray(x)[rows], state)
     primed = {}
     if "stimulus" in problem.objective.uses:
         assert problem.stimuli is not None
-        primed = prime(problem.model, problem.stimuli)
+        primed = prime(problem.model, problem.stimuli, held)
     verifier = problem.verifier
     moments = taps.target_moments(verifier) if verifier is not None else {}
     frozen = Frozen(
         problem.model.variables, verifier and verifier.variables, dict(moments)
     )
-    batch = parallel.shard(Batch(problem.labels, np.ones(n), primed), devices)
+    batch = Batch(problem.labels[held], np.ones(len(held)), primed)
+    batch = parallel.shard(batch, devices, n)
     batch = batch.replace(weight=parallel.padding_weights(n, devices))
-    return parallel.shard(state, devices), batch, parallel.replicate(frozen, devices)
+    state = parallel.shard(state, devices, n)
+    return state, batch, parallel.replicate(frozen, devices)
 
 
 def make_steps(
@@ -493,15 +518,17 @@ def iterate(
     Args:
       problem: from `prepare`.
       state: where to go on from; a new one by default.
-      devices: all devices by default. The result does not depend on them.
+      devices: all devices by default, those of other processes of `jax.distributed`
+        too. The result does not depend on them.
 
     Raises:
       NotFiniteError: names the term and the step.
     """
-    devices = list(devices or jax.devices())
+    devices = list(devices or parallel.all_devices())
     config, n = problem.config, len(problem)
     names = list(problem.objective.weights)
-    state = problem.init_state() if state is None else state
+    held = parallel.held(n, devices)
+    state = problem.init_state(held) if state is None else state
     step = int(state.step[0])
     sharded, batch, frozen = place(problem, state, devices)
     compiled: dict[tuple[int, int], Callable] = {}
@@ -515,7 +542,7 @@ def iterate(
         sharded, metrics = compiled[octave, steps](sharded, batch, frozen)
         metrics = parallel.gather_metrics(metrics, n)
         metrics = {name: metrics[name] for name in (*names, *_BESIDE_TERMS)}
-        fetch = functools.partial(parallel.gather, sharded, n)
+        fetch = functools.partial(parallel.gather, sharded, len(held))
         if not np.asarray(sharded.finite).all():
             raise _not_finite(step, fetch(), metrics)
         step += steps
@@ -548,12 +575,15 @@ class Result:
       labels: (n,) target classes.
       metrics: {name: (steps, n)}: every raw term, `total`, `confidence`, `gradient`.
       weights: {term: weight}.
+      numbers: (n,) of the videos in the run. Of several processes, each gets the
+        videos of its own devices, with their labels, and the metrics of all.
     """
 
     videos: np.ndarray
     labels: np.ndarray
     metrics: dict[str, np.ndarray]
     weights: dict[str, float]
+    numbers: np.ndarray
 
 
 def best_pixels(problem: Problem, state: State) -> np.ndarray:
@@ -573,7 +603,8 @@ def synthesize(
 ) -> Result:
     """Inverts a model: videos that it sees as the labels, primed by stimuli.
 
-    Arguments and errors are those of `prepare` and `iterate`.
+    Arguments and errors are those of `prepare` and `iterate`; all processes of
+    `jax.distributed` give the same.
 
     >>> result = synthesize(model, stimuli, ["jack"])           # doctest: +SKIP
     """
@@ -581,12 +612,14 @@ def synthesize(
     metrics = []
     for snapshot in iterate(problem, devices=devices):
         metrics.append(snapshot.metrics)
+    own = parallel.own(len(problem), devices or parallel.all_devices())
     return Result(
-        videos=best_pixels(problem, snapshot.state()),
-        labels=problem.labels,
+        videos=best_pixels(problem, snapshot.state())[: len(own)],
+        labels=problem.labels[own],
         metrics={
             name: np.concatenate([part[name] for part in metrics])
             for name in metrics[0]
         },
         weights=problem.objective.weights,
+        numbers=own,
     )
