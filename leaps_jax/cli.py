@@ -24,6 +24,7 @@ from leaps_jax import (
     arguments,
     checkpoints,
     evaluation,
+    jobs,
     loading,
     objectives,
     runs,
@@ -114,6 +115,12 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _synthesize(options: argparse.Namespace) -> int:
+    if options.jobs:
+        return _jobs(options)
+    for name in ("batch", "shard"):
+        if getattr(options, name) is not None:
+            given = f"{name}={getattr(options, name)}"
+            raise UserError(f"{given}: is for --jobs; leave it out")
     config = _config(options)
     objective = objectives.METHODS[options.method](config)
     needs_stimulus = "stimulus" in objective.uses or config.init == "stimulus"
@@ -183,6 +190,55 @@ def _synthesize(options: argparse.Namespace) -> int:
         _say(f"no mp4 files: {record['videos_not_written']}")
     print(f"results: {options.out / 'index.html'}")
     return 0
+
+
+_NOT_WITH_JOBS = {
+    **dict.fromkeys(
+        ("verifier", "stimulus", "label", "copies", "seed"),
+        "every row gives its own; make it a column",
+    ),
+    "judge": "leave it out",
+    "save_every": "rows are saved as they finish; leave it out",
+    "preview_every": "leave it out",
+    "overwrite": "rows are never written twice; choose another folder",
+}
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    words = ["synthesize", "--jobs", str(options.jobs), "--out", str(options.out)]
+    defaults = arguments.parser().parse_args(words)
+    for name, remedy in _NOT_WITH_JOBS.items():
+        if getattr(options, name) != getattr(defaults, name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag}: not together with --jobs; {remedy}")
+    if any(text.partition("=")[0] == "seed" for text in options.set):
+        remedy = _NOT_WITH_JOBS["seed"]
+        raise UserError(f"--set seed: not together with --jobs; {remedy}")
+    shared = ("method", "frames", "size", "stride", "short", "dtype", "remat")
+    record = jobs.execute(
+        options.jobs,
+        options.out,
+        jobs.Settings(
+            config=_config(options),
+            data_dir=options.data_dir,
+            **{name: getattr(options, name) for name in shared},
+        ),
+        _given(options.batch, arguments.BATCH),
+        jobs.Shard.parse(options.shard),
+    )
+    for line in record["errors"]:
+        _say(line)
+    if record["failed"]:
+        _say(f"{record['failed']} rows failed: {options.out / record['failures']}")
+    if record["batches"] > 1:
+        idle = f"{record['idle_share']:.2%} of the time after the first batch"
+        _say(f"{record['batches']} batches; devices waited for {idle}")
+    done = record["done_before"] + record["finished"]
+    print(f"results: {done} of {record['rows']} rows in {options.out / 'rows'}")
+    if record["status"] == "stopped":
+        _say(f"stopped; the same command goes on with {options.out}")
+        return 130
+    return 1 if record["failed"] else 0
 
 
 def _config(options: argparse.Namespace) -> Config:
