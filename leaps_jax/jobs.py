@@ -155,8 +155,11 @@ def execute(
     survey = _survey(table)
     folder = _Folder(out, shard)
     folder.open(_identity(survey, settings, batch))
-    with folder.locked():
-        return _run(table, survey.rows, folder, settings, batch)
+    try:
+        with folder.locked():
+            return _run(table, survey.rows, folder, settings, batch)
+    except OSError as error:
+        raise _unwritable(out, error) from None
 
 
 def _run(
@@ -165,7 +168,7 @@ def _run(
     journal = _Journal(folder, len(folder.shard.rows(count)))
     rows = _rows(table, folder.shard, journal)
     ready = _decoded(_undone(rows, folder, journal), settings, journal)
-    batches = (group.place(items, size) for group, items in _batches(ready, size))
+    batches = _placed(_batches(ready, size), size, journal)
     writer = _Writer(folder, journal)
     with Steps("jobs", journal.total, unit="rows") as steps, interruptible() as stop:
         with writer, _ahead(batches, stop) as placed:
@@ -203,6 +206,9 @@ def _optimise(
             items = [item for item in items if item.row not in bad]
             if items:
                 again = group.place(items, size)
+        except jax.errors.JaxRuntimeError as error:
+            journal.end()
+            group.give_up(error, items, journal)
         else:
             journal.end()
             final = last.placed
@@ -309,7 +315,7 @@ def _row(number: int, line: int, fields: dict[Any, Any]) -> Row:
         ("seed", number, 0, _SEED),
     ):
         text = given[name] or str(default)
-        if not text.isdecimal() or not low <= int(text) <= high:
+        if not text.isdecimal() or len(text) > 10 or not low <= int(text) <= high:
             what = f"must be a whole number from {low} to {high}"
             raise UserError(f"{name}={given[name]!r}: {what}, or empty for {default}")
         numbers[name] = int(text)
@@ -390,6 +396,7 @@ class _Group:
             self.objective = self.objective.without("diversity")
         self.primed = "stimulus" in self.objective.uses
         self.primed |= self.config.init == "stimulus"
+        self.broken = ""
 
     @functools.cached_property
     def engine(self) -> synthesis.Engine:
@@ -416,6 +423,33 @@ class _Group:
         self.engine.compile(state, batch)
         return _Placed(self, items, [(state, batch)])
 
+    def give_up(
+        self, error: Exception, items: list[_Item], journal: "_Journal"
+    ) -> None:
+        """No row of a model that does not fit the devices, say, is tried again."""
+        self.broken = f"model={self.model.spec.name}: {_in_a_line(error)}"
+        for item in items:
+            journal.fail(item.row.number, item.row.line, self.broken)
+
+
+def _in_a_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return "does not fit the memory of the device; lower --batch, or use --remat"
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
+def _placed(
+    batches: Iterable[tuple[_Group, list[_Item]]], size: int, journal: "_Journal"
+) -> Iterator[_Placed]:
+    for group, items in batches:
+        try:
+            placed = group.place(items, size)
+        except Exception as error:  # hours of work must not end with one model
+            group.give_up(error, items, journal)
+        else:
+            yield placed
+
 
 def _decoded(
     rows: Iterable[tuple[Row, list[int]]], settings: Settings, journal: "_Journal"
@@ -435,7 +469,7 @@ def _decoded(
         except UserError as error:
             journal.fail(row.number, row.line, str(error))
         except Exception as error:  # hours of work must not end with one clip
-            reason = f"stimulus={row.stimulus!r}: {type(error).__name__}: {error}"
+            reason = f"stimulus={row.stimulus!r}: {_in_a_line(error)}"
             journal.fail(row.number, row.line, reason)
         else:
             yield group, [_Item(row, copy, label, clip) for copy in copies]
@@ -444,6 +478,8 @@ def _decoded(
         for row, copies in rows:
             try:
                 group = _group(groups, row, settings)
+                if group.broken:
+                    raise UserError(group.broken)
                 label = group.model.spec.label_index(row.label)
                 if group.primed and not row.stimulus:
                     raise UserError(
@@ -452,6 +488,10 @@ def _decoded(
                     )
             except UserError as error:
                 journal.fail(row.number, row.line, str(error))
+                continue
+            except ValueError:  # of int()
+                reason = f"label={row.label!r}: is no class; write its name or index"
+                journal.fail(row.number, row.line, reason)
                 continue
             future = pool.submit(_decode, row, group, settings)
             waiting.append((row, copies, group, label, future))
@@ -474,6 +514,8 @@ def _group(
             groups[key] = _Group(row, settings)
         except UserError as error:
             groups[key] = error
+        except Exception as error:  # hours of work must not end with one model
+            groups[key] = UserError(f"model={row.model!r}: {_in_a_line(error)}")
         if len(groups) > _OPEN:
             groups.popitem(last=False)
     groups.move_to_end(key)
@@ -761,10 +803,7 @@ class _Writer:
         self._busy.append(self._pool.submit(self._write, items, *what))
 
     def _wait(self) -> None:
-        try:
-            self._busy.popleft().result()
-        except OSError as error:
-            raise _unwritable(self._folder.path, error) from None
+        self._busy.popleft().result()
 
     def _write(
         self,
