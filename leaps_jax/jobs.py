@@ -62,6 +62,7 @@ from leaps_jax.taps import Model
 COLUMNS = ("model", "verifier", "stimulus", "label", "copies", "seed")
 _REQUIRED = ("model", "label")
 _OPEN = 4  # models, with their verifiers, in memory at a time
+_COPIES = 1000  # of a row at most: they end in one file
 _SHOWN = 10  # failed rows named at the end
 
 
@@ -78,6 +79,18 @@ class Settings:
     dtype: str | None = None
     remat: bool = False
     data_dir: str | None = None
+
+    def check(self) -> None:
+        """Raises UserError for what would fail in every row."""
+        if self.method not in objectives.METHODS:
+            hint = nearest(self.method, objectives.METHODS)
+            raise UserError(f"method={self.method!r}: unknown; {hint}")
+        loading.compute_type(self.dtype)
+        video_lib.sample_frames(1, 1, 1, short=self.short)
+        for name in ("frames", "size", "stride"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value}: must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +164,7 @@ def execute(
     """
     if batch < 1:
         raise UserError(f"batch={batch}: must be at least 1")
+    settings.check()
     shard = shard or Shard.parse(None)
     survey = _survey(table)
     folder = _Folder(out, shard)
@@ -311,8 +325,8 @@ def _row(number: int, line: int, fields: dict[Any, Any]) -> Row:
             raise UserError(f"{name}='': missing; fill it in")
     numbers = {}
     for name, default, low, high in (
-        ("copies", 1, 1, 10**6),
-        ("seed", number, 0, _SEED),
+        ("copies", 1, 1, _COPIES),
+        ("seed", number, 0, 2**32 - 1),
     ):
         text = given[name] or str(default)
         if not text.isdecimal() or len(text) > 10 or not low <= int(text) <= high:
@@ -320,9 +334,6 @@ def _row(number: int, line: int, fields: dict[Any, Any]) -> Row:
             raise UserError(f"{name}={given[name]!r}: {what}, or empty for {default}")
         numbers[name] = int(text)
     return Row(number, line, **given | numbers)  # type: ignore[arg-type]
-
-
-_SEED = 2**32 - 1
 
 
 def _undone(
@@ -550,10 +561,10 @@ def _batches(
             if left:
                 yield other, left
         have = waiting.pop(group, []) + items
-        while len(have) >= size:
-            yield group, have[:size]
-            have = have[size:]
-        waiting[group] = have
+        full = len(have) // size * size
+        for start in range(0, full, size):
+            yield group, have[start : start + size]
+        waiting[group] = have[full:]
     for group, left in waiting.items():
         if left:
             yield group, left
@@ -773,6 +784,8 @@ def _identity(survey: _Survey, settings: Settings, batch: int) -> dict[str, Any]
     for name in ("remat", "data_dir"):
         del flat[name]
     flat |= flat.pop("config") | {"table": survey.digest}
+    dtype = loading.compute_type(settings.dtype)  # by default, the machine's choice
+    flat["dtype"] = "float32" if dtype is None else jnp.dtype(dtype).name
     del flat["seed"]  # every row has its own
     if survey.verified:  # the moments are those of a batch
         flat["batch"] = batch

@@ -682,7 +682,7 @@ def _resized(frame: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nda
     return np.einsum("xw,hwc->hxc", columns, pixels, optimize=True)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=32)
 def _resizing(before: int, after: int) -> np.ndarray:
     """The matrix (after, before) by which `jax.image.resize` resizes one axis."""
     places = (np.arange(after) + 0.5) * before / after - 0.5

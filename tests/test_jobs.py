@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -290,6 +291,9 @@ REFUSED = {
     "judge": (HEAD, {"judge": "a"}, ["--judge", "leave it out"]),
     "batch": (HEAD, {"batch": 0}, ["batch=0", "at least 1"]),
     "shard": (HEAD, {"shard": "0/3"}, ["shard=0/3", "from 1 to n"]),
+    "short": (HEAD, {"short": "cut"}, ["short='cut'", "refuse or loop"]),
+    "dtype": (HEAD, {"dtype": "int8"}, ["dtype=int8", "float32 or bfloat16"]),
+    "size": (HEAD, {"size": 0}, ["size=0", "at least 1"]),
     "method": (HEAD, {"method": "leap"}, ["method='leap'", "did you mean leaps?"]),
 }
 
@@ -456,6 +460,40 @@ def test_four_devices_make_the_same_videos(tmp_path, models, table):
         assert start(table, out, batch, 6, XLA_FLAGS=flags).wait() == 0
         for number, row in results(out).items():
             assert difference(row["videos"], one[number]["videos"]) <= 1
+
+
+DISTRIBUTED = """
+import sys
+import jax
+
+address, number = sys.argv.pop(), int(sys.argv.pop())
+jax.distributed.initialize(address, 2, number)
+"""
+
+
+def test_two_processes_share_the_rows(tmp_path, models, table):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    words = [*map(str, (table, tmp_path / "out", 3, 6, 0))]
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", DISTRIBUTED + SCRIPT, *words, str(number), address],
+            env=os.environ | {"PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    records = [json.loads(p.stdout.read().splitlines()[-1]) for p in processes]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert [record["finished"] for record in records] == [4, 3]
+    jobs.execute(table, tmp_path / "one", SETTINGS, 3)
+    one, both = results(tmp_path / "one"), results(tmp_path / "out")
+    assert list(both) == list(range(7))
+    for number, row in both.items():
+        assert difference(row["videos"], one[number]["videos"]) <= 1
 
 
 def test_devices_do_not_wait(tmp_path, clips):
