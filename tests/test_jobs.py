@@ -24,6 +24,23 @@ CONFIG = Config(steps=6, steps_per_call=3)
 SETTINGS = jobs.Settings("leaps", CONFIG)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Keeps compiled steps from test to test and for other processes."""
+    kept = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    before = {name: getattr(jax.config, name) for name in kept}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in kept.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
 @pytest.fixture
 def models(monkeypatch):
     """`tiny@0` and so on are tiny networks; counts how often a step is traced."""
