@@ -102,6 +102,13 @@ def parser() -> argparse.ArgumentParser:
     _add_evaluate(sub)
 
     sub = command(
+        "bench",
+        "Time the update step, with random weights if none are given.",
+        "leaps-jax bench --model slow_r50 --verifier x3d_xs --batch 8 --json",
+    )
+    _add_bench(sub)
+
+    sub = command(
         "demo",
         "Invert a model that comes with the project: nothing to download.",
         'leaps-jax demo --label "jumping jack" --out demo/',
@@ -300,6 +307,20 @@ def _add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--out", required=True, type=Path, metavar="REPORT", help=".json")
     sub.add_argument("--dtype", metavar="float32|bfloat16", help="compute type")
     _add_overwrite(sub)
+
+
+def _add_bench(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--model", required=True, metavar="NAME[@WEIGHTS]", help="to be inverted")
+    add("--verifier", metavar="NAME[@WEIGHTS]", help="none by default")
+    add("--batch", type=int, required=True, metavar="N", help="videos, on all devices")
+    add("--frames", type=int, metavar="N", help="of the model, with random weights")
+    add("--size", type=int, metavar="N", help="likewise, in pixels")
+    add("--verifier-size", type=int, metavar="N", help="likewise of the verifier")
+    add("--dtype", metavar="float32|bfloat16", help="compute type")
+    add("--remat", action="store_true", help="recompute blocks to save memory")
+    add("--steps", type=int, default=50, metavar="N", help="of one call; 5 are timed")
+    add("--json", action="store_true", help="print JSON, not a table")
 
 
 def _add_demo(sub: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from leaps_jax import (
     arguments,
+    bench,
     checkpoints,
     evaluation,
     jobs,
@@ -514,6 +515,43 @@ def _shares(row: dict[str, Any]) -> list[str]:
     return cells
 
 
+def _bench(options: argparse.Namespace) -> int:
+    for name in ("batch", "steps"):
+        if getattr(options, name) < 1:
+            raise UserError(f"{name}={getattr(options, name)}: must be at least 1")
+    model = _to_bench("model", options, options.frames, options.size)
+    verifier = None
+    if options.verifier is not None:
+        verifier = _to_bench("verifier", options, None, options.verifier_size)
+    report = bench.measure(model, verifier, batch=options.batch, steps=options.steps)
+    if options.json:
+        print(json.dumps(report))
+        return 0
+    table = Table(box=None, show_header=False)
+    for name, value in report.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+    return 0
+
+
+def _to_bench(
+    argument: str, options: argparse.Namespace, frames: int | None, size: int | None
+) -> Model:
+    reference = getattr(options, argument)
+    settings: dict[str, Any] = {"dtype": options.dtype, "remat": options.remat}
+    if "@" not in reference:
+        classes = zoo.KINETICS_400
+        return loading.initialize(
+            reference, classes, frames=frames, size=size, **settings
+        )
+    if frames is not None or size is not None:
+        raise UserError(
+            f"{argument}={reference!r}: weights have frames and a size of their own;"
+            " leave these out, or the weights"
+        )
+    return loading.load_model(reference, argument=argument, **settings)
+
+
 # Small enough for two cores: the demo takes under two minutes there.
 _DEMO = """--model x3d_xs@actions --verifier vivit_small@actions
  --judge slow_r50_tiny@actions --preview-every 0
@@ -585,6 +623,7 @@ _COMMANDS = {
     "train": _train,
     "accuracy": _accuracy,
     "evaluate": _evaluate,
+    "bench": _bench,
     "demo": _demo,
     "actions": _actions,
 }

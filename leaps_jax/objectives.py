@@ -171,13 +171,27 @@ def priming(profile: Callable[[float], float] = lambda depth: 1.0) -> Objective:
 
     def loss(context: Context) -> jax.Array:
         depth = max(len(context.taps) - 1, 1)
-        distances = [
-            profile(i / depth) * jaccard_distance(tap.mean(), context.primed[name])
-            for i, (name, tap) in enumerate(context.taps.items())
-        ]
-        return jnp.stack(distances).mean(0)
+        weights = [profile(i / depth) for i in range(len(context.taps))]
+        means = side_by_side([tap.mean() for tap in context.taps.values()])
+        primed = side_by_side([context.primed[name] for name in context.taps])
+        distances = jaccard_distance(means, primed)  # b l
+        return (distances * jnp.array(weights, jnp.float32)).mean(1)
 
     return term("priming", loss, uses=["stimulus"])
+
+
+def side_by_side(vectors: Sequence[jax.Array]) -> jax.Array:
+    """Vectors (..., c_l) of the taps as one array (..., l, c), filled with zeros.
+
+    What follows is then a few operations and not a few for each of 50 to 150 taps,
+    which take longer to start than to run.
+    """
+    width = max(vector.shape[-1] for vector in vectors)
+
+    def filled(x: jax.Array) -> jax.Array:
+        return jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, width - x.shape[-1])])
+
+    return jnp.stack([filled(vector) for vector in vectors], axis=-2)
 
 
 def jaccard_distance(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -244,24 +258,24 @@ def diversity(relative: bool = True) -> Objective:
     """
 
     def loss(context: Context) -> jax.Array:
-        total = jnp.zeros(())
-        for name, tap in context.verifier_taps.items():
-            mean, var = context.verifier_moments[name]
+        taps = context.verifier_taps
+        targets = [context.verifier_moments[name] for name in taps]
+        first, second = [], []
+        for tap, (target, _) in zip(taps.values(), targets, strict=True):
             # Around the target mean, E[x²] − E[x]² does not cancel in float32.
-            centred = tap.value.astype(jnp.float32) - mean
-            first = context.batch_mean(centred.mean(tap.positions))
-            second = context.batch_mean(jnp.square(centred).mean(tap.positions))
-            of_mean, of_var = norm(first), norm(second - jnp.square(first) - var)
-            if relative:
-                size = jnp.sqrt((jnp.square(mean) + var).sum())
-                # a token that has seen nothing yet never varies: it tells nothing
-                spread = norm(var)
-                of_var /= jnp.where(spread > 0, spread, jnp.inf)
-                of_mean /= size
-                of_mean /= len(context.verifier_taps)
-                of_var /= len(context.verifier_taps)
-            total += of_mean + of_var
-        return jnp.broadcast_to(total, context.labels.shape)
+            centred = tap.value.astype(jnp.float32) - target
+            first.append(centred.mean(tap.positions))
+            second.append(jnp.square(centred).mean(tap.positions))
+        mean, var = (side_by_side(moment) for moment in zip(*targets, strict=True))
+        off = context.batch_mean(side_by_side(first))  # l c
+        spread = context.batch_mean(side_by_side(second)) - jnp.square(off)
+        of_mean, of_var = norm(off), norm(spread - var)
+        if relative:
+            # a token that has seen nothing yet never varies: it tells nothing
+            size = norm(var)
+            of_var = (of_var / jnp.where(size > 0, size, jnp.inf)) / len(taps)
+            of_mean /= jnp.sqrt((jnp.square(mean) + var).sum(-1)) * len(taps)
+        return jnp.broadcast_to((of_mean + of_var).sum(), context.labels.shape)
 
     return term("diversity", loss, uses=["verifier"])
 

@@ -60,6 +60,11 @@ class Model:
 _TIME = ("time_axis", "time_steps", "class_tokens")
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["value"],
+    meta_fields=["name", *_TIME],
+)
 @dataclasses.dataclass(frozen=True)
 class Tap:
     """One captured tensor.
@@ -115,8 +120,15 @@ def apply(
       video: (b, t, h, w, 3), normalised.
       tap_filter: chooses the taps.
     """
+    logits, taps = _apply_in_order(module, tap_filter, variables, video)
+    return logits, {tap.name: tap for tap in taps}
+
+
+# jit, so that a network is traced once for all that looks at it
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply_in_order(module, tap_filter, variables, video):
     logits, taps, _ = apply_mutable(module, variables, video, tap_filter)
-    return logits, taps
+    return logits, list(taps.values())  # jit would sort a dict's keys
 
 
 def apply_mutable(
@@ -179,12 +191,6 @@ def tap_names(model: Model) -> list[str]:
     return names
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _apply_in_order(module, tap_filter, variables, video):
-    logits, taps = apply(module, variables, video, tap_filter)
-    return logits, [tap.value for tap in taps.values()]  # jit would sort a dict's keys
-
-
 def features(model: Model, videos: ArrayLike) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Logits and taps of videos.
 
@@ -201,10 +207,8 @@ def features(model: Model, videos: ArrayLike) -> tuple[jax.Array, dict[str, jax.
     if videos.ndim != 5 or videos.shape[-1] != 3:
         raise UserError(f"videos of shape {videos.shape}: must be (n, t, h, w, 3)")
     normalized = video_lib.normalize(videos, model.spec)
-    logits, values = _apply_in_order(
-        model.module, model.tap_filter, model.variables, normalized
-    )
-    return logits, dict(zip(tap_names(model), values, strict=True))
+    logits, taps = apply(model.module, model.variables, normalized, model.tap_filter)
+    return logits, {name: tap.value for name, tap in taps.items()}
 
 
 def predict(model: Model, videos: ArrayLike) -> jax.Array:

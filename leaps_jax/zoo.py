@@ -253,6 +253,8 @@ def _macs(jaxpr: Any) -> int:
         elif eqn.primitive.name == "dot_general":
             contracted = eqn.params["dimension_numbers"][0][0]
             total += outputs * math.prod(shapes[0][axis] for axis in contracted)
+        if eqn.params.get("name") == "look_up":
+            continue  # no arithmetic but for its form
         inner = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
         inner = [value for value in inner if _is_jaxpr(value)]
         if eqn.params.get("branches_platforms"):

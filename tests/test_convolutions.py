@@ -1,7 +1,5 @@
 """Every form of a convolution is the one that defines it."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,29 +38,29 @@ def check_same(form, definition, shape, kernel_shape):
         ((5, 7, 6), 20, (3, 3, 3), (2, 2, 2), (1, 1, 1)),
     ],
 )
-def test_convolution(size, channels, kernel, stride, padding):
-    settings = {"stride": stride, "padding": padding}
+@pytest.mark.parametrize("form", ["convolve", "_with_whole_eights"])
+def test_convolution(form, size, channels, kernel, stride, padding):
     check_same(
-        functools.partial(convolutions.convolve, stride, padding),
-        functools.partial(convolutions.native, **settings),
+        lambda x, k: getattr(convolutions, form)(x, k, stride, padding),
+        lambda x, k: convolutions.native(x, k, stride, padding),
         (2, *size, channels),
         (*kernel, channels, 5),
     )
 
 
 DEPTHWISE = [
-    ((5, 7, 6), (3, 3, 3), (1, 1, 1)),
-    ((5, 7, 6), (3, 3, 3), (1, 2, 2)),
-    ((9, 6, 7), (3, 3, 3), (2, 2, 2)),
-    ((6, 4, 5), (5, 1, 1), (1, 1, 1)),
-    ((2, 9, 9), (3, 3, 3), (1, 4, 4)),
-    ((1, 4, 4), (3, 3, 3), (1, 8, 8)),
+    ((5, 7, 6), 5, (3, 3, 3), (1, 1, 1)),
+    ((5, 7, 6), 6, (3, 3, 3), (1, 2, 2)),
+    ((9, 6, 7), 8, (3, 3, 3), (2, 2, 2)),
+    ((6, 4, 5), 4, (5, 1, 1), (1, 1, 1)),
+    ((2, 9, 9), 3, (3, 3, 3), (1, 4, 4)),
+    ((1, 4, 4), 16, (3, 3, 3), (1, 8, 8)),
 ]
 
 
 @pytest.mark.parametrize("form", ["depthwise", "shifted_products", "fused"])
-@pytest.mark.parametrize(("size", "kernel", "stride"), DEPTHWISE)
-def test_depthwise_convolution(monkeypatch, form, size, kernel, stride):
+@pytest.mark.parametrize(("size", "channels", "kernel", "stride"), DEPTHWISE)
+def test_depthwise_convolution(monkeypatch, form, size, channels, kernel, stride):
     # the kernel of a GPU, interpreted
     pallas_call = convolutions.pl.pallas_call
     monkeypatch.setattr(
@@ -75,8 +73,8 @@ def test_depthwise_convolution(monkeypatch, form, size, kernel, stride):
     check_same(
         lambda x, k: getattr(convolutions, form)(x, k, stride),
         lambda x, k: convolutions.native_depthwise(x, k, stride),
-        (2, *size, 5),
-        (*kernel, 1, 5),
+        (2, *size, channels),
+        (*kernel, 1, channels),
     )
 
 

@@ -27,7 +27,7 @@ LAYERS = [
     {f"conversion.families.{name}" for name in NAMINGS},
     {"conversion.namings"},
     {"stimuli", "render", "training", "evaluation", "conversion.sources", "progress"},
-    {"loading", "contact_sheet"},
+    {"loading", "contact_sheet", "bench"},
     {"actions.gallery"},
     {"actions.dataset"},
     {"runs"},

@@ -9,6 +9,8 @@ shifted products on a CPU. tests/test_layers.py holds every form against the def
 
 import functools
 import itertools
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +36,16 @@ def convolve(
     Returns:
       (b, t', h', w', d).
     """
-    form = functools.partial(_in_two_dimensions, stride=stride, padding=padding)
+
+    def strided(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        return functools.partial(form, stride=stride, padding=padding)
+
     return jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=form,
-        cuda=form,
-        default=functools.partial(native, stride=stride, padding=padding),
+        cpu=strided(_in_two_dimensions),
+        cuda=strided(_with_whole_eights),
+        default=strided(native),
     )
 
 
@@ -53,6 +58,17 @@ def native(x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3) -> ja
         [(p, p) for p in padding],
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
     )
+
+
+def _with_whole_eights(
+    x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3
+) -> jax.Array:
+    """`_in_two_dimensions` with channels filled up: tensor cores take eights."""
+    c, d = kernel.shape[3:]
+    if c >= 16:  # fewer become more there
+        x = jnp.pad(x, [*[(0, 0)] * 4, (0, -c % 8)])
+        kernel = jnp.pad(kernel, [*[(0, 0)] * 3, (0, -c % 8), (0, -d % 8)])
+    return _in_two_dimensions(x, kernel, stride, padding)[..., :d]
 
 
 def _in_two_dimensions(
@@ -144,14 +160,17 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
     Returns:
       (b, t', h', w', c); sums are in float32.
     """
-    forms = {"cpu": shifted_products, "cuda": fused, "default": native_depthwise}
+
+    def strided(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        return lambda x, kernel: form(x, kernel, stride)
+
     return jax.lax.platform_dependent(
-        x, kernel, **{on: _strided(form, stride) for on, form in forms.items()}
+        x,
+        kernel,
+        cpu=strided(shifted_products),
+        cuda=strided(fused),
+        default=strided(native_depthwise),
     )
-
-
-def _strided(form, stride: Size3):
-    return lambda x, kernel: form(x, kernel, stride)
 
 
 def native_depthwise(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
@@ -202,8 +221,8 @@ def _fused_backward(stride, saved, gradient):
 
 fused.defvjp(_fused_forward, _fused_backward)
 
-_ELEMENTS = 256  # of a frame, a program
-_FRAMES = 4  # of the output, a program: it reads a frame once for all of them
+_FRAMES = 4  # of the output that a program makes: it reads a frame once for all of them
+_THREADS = 128
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -220,26 +239,40 @@ def _correlate(
     kt, kh, kw = kernel.shape[:3]
     area = height * width * c
     chunk = min(_FRAMES, frames)
+    # As many neighbours a thread as surely are channels of one place: what they load
+    # and whether they do is one instruction.
+    elements = _THREADS * math.gcd(c, 8)
 
     def met(place: jax.Array, axis: int, length: int) -> list[tuple]:
-        """Per tap that meets a place: its index, where it reads, if that is."""
-        k, d = kernel.shape[axis], dilation[axis]
-        start = place * stride[axis] - k // 2
-        first = -start % d  # every d-th tap from here meets a place
-        taps = []
-        for n in range(-(-k // d)):
-            tap = first + n * d
-            at = (start + tap) // d
-            taps.append((tap, at, (tap < k) & (at >= 0) & (at < length)))
+        """Per tap: its index, where it reads, and whether that is a place."""
+        taps, d = [], dilation[axis]
+        for tap in range(kernel.shape[axis]):
+            at = place * stride[axis] + tap - kernel.shape[axis] // 2
+            real = at >= 0
+            if d > 1:
+                real &= jax.lax.rem(at, d) == 0
+                at = jax.lax.div(at, d)
+            taps.append((tap, at, real & (at < length)))
         return taps
 
     def correlate(x_ref, kernel_ref, y_ref):
         video, first = pl.program_id(2), pl.program_id(1) * chunk
-        element = pl.program_id(0) * _ELEMENTS + jnp.arange(_ELEMENTS)
-        channel, inside = element % c, element < area
-        rows = met(element // (c * width), 1, h)
-        columns = met(element // c % width, 2, w)
-        sums = [jnp.zeros(_ELEMENTS, jnp.float32) for _ in range(chunk)]
+        element = pl.program_id(0) * elements + jnp.arange(elements)
+        channel, place = jax.lax.rem(element, c), jax.lax.div(element, c)
+        inside = element < area
+        rows = met(jax.lax.div(place, width), 1, h)
+        columns = met(jax.lax.rem(place, width), 2, w)
+        reads = []
+        for seen in range((chunk - 1) * stride[0] + kt):
+            outputs = [n for n in range(chunk) if 0 <= seen - n * stride[0] < kt]
+            frame = first * stride[0] + seen - kt // 2
+            real = frame >= 0
+            if dilation[0] > 1:
+                real &= jax.lax.rem(frame, dilation[0]) == 0
+                frame = jax.lax.div(frame, dilation[0])
+            real &= frame < t
+            reads.append((seen, outputs, jnp.where(real, frame, 0), real))
+        sums = [jnp.zeros(elements, jnp.float32) for _ in range(chunk)]
         for (j, row, a), (k, column, o) in itertools.product(rows, columns):
             known = inside & a & o
             offset = (row * w + column) * c + channel
@@ -249,25 +282,14 @@ def _correlate(
                 )
                 for i in range(kt)
             ]
-            for seen in range((chunk - 1) * stride[0] + kt):
-                outputs = [
-                    (n, seen - n * stride[0])
-                    for n in range(chunk)
-                    if 0 <= seen - n * stride[0] < kt
-                ]
+            for seen, outputs, frame, real in reads:
                 if not outputs:
                     continue
-                frame = first * stride[0] + seen - kt // 2
-                real = (frame >= 0) & (frame % dilation[0] == 0)
-                frame = frame // dilation[0]
-                real &= frame < t
                 values = triton.load(
-                    x_ref.at[video, jnp.where(real, frame, 0), offset],
-                    mask=known & real,
-                    other=0.0,
+                    x_ref.at[video, frame, offset], mask=known & real, other=0.0
                 ).astype(jnp.float32)
-                for n, i in outputs:
-                    sums[n] += weights[i] * values
+                for n in outputs:
+                    sums[n] += weights[seen - n * stride[0]] * values
         for n in range(chunk):
             triton.store(
                 y_ref.at[video, jnp.minimum(first + n, frames - 1), element],
@@ -277,9 +299,9 @@ def _correlate(
 
     y = pl.pallas_call(
         correlate,
-        grid=(-(-area // _ELEMENTS), -(-frames // chunk), b),
+        grid=(-(-area // elements), -(-frames // chunk), b),
         out_shape=jax.ShapeDtypeStruct((b, frames, area), x.dtype),
-        compiler_params=triton.CompilerParams(num_warps=4),
+        compiler_params=triton.CompilerParams(num_warps=_THREADS // 32),
         name="depthwise",
     )(x.reshape(b, t, -1), kernel.reshape(kt * kh * kw, c).astype(jnp.float32))
     return y.reshape(b, *size, c)

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from leaps_jax.models import convolutions
 from leaps_jax.models.convolutions import Size3
@@ -60,49 +61,107 @@ class LayerNorm(nn.LayerNorm):
         return super().__call__(x.astype(jnp.float32), mask=mask).astype(x.dtype)
 
 
+LookedUp = tuple[jax.Array, jax.Array | np.ndarray]
+
+
 def attend(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
     bias: jax.Array | None = None,
-    scale: float | None = None,
+    looked_up: LookedUp | None = None,
 ) -> jax.Array:
-    """Attention of queries (..., n, heads, d) to keys (..., m, heads, d).
+    """Attention, with its softmax in float32.
 
-    Values are (..., m, heads, e) and the result is (..., n, heads, e). Scores are
-    scaled by `scale`, d^-0.5 if None, and a bias (..., heads, n, m) is added to them.
-    The softmax is in float32.
+    Args:
+      q: (..., n, heads, d).
+      k: (..., m, heads, d).
+      v: likewise.
+      bias: (heads, n, m), added to the scores.
+      looked_up: what queries add to the score of a key by a property of the key, its
+        place say: the values for each property (..., n, heads, e), and which of them
+        a key has (..., m, e), zeros and ones.
+
+    Returns:
+      (..., n, heads, d).
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if bias is None and _cudnn_takes(q, v):
-        return _attend_by_cudnn(q, k, v, scale)
+    q = q * q.shape[-1] ** -0.5
+    plain = bias is None and looked_up is None
+    if plain and q.shape[-3] * k.shape[-3] <= _FEW:
+        return jax.lax.platform_dependent(
+            q, k, v, cuda=_attend_among_few, default=_attend_by_products
+        )
+    if _cudnn_takes(q, looked_up):
+        return _attend_by_cudnn(q, k, v, bias, looked_up)
+    return _attend_by_products(q, k, v, bias, looked_up)
+
+
+def _attend_by_products(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array | None = None,
+    looked_up: LookedUp | None = None,
+) -> jax.Array:
+    """`attend` of scaled queries, by its definition."""
     scores = jnp.einsum(
-        "...nhd,...mhd->...hnm", q * scale, k, preferred_element_type=jnp.float32
+        "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
     )
     if bias is not None:
         scores += bias
+    if looked_up is not None:
+        scores += look_up(*looked_up)
     weights = nn.softmax(scores).astype(v.dtype)
     return jnp.einsum("...hnm,...mhd->...nhd", weights, v)
 
 
-def _cudnn_takes(q: jax.Array, v: jax.Array) -> bool:
+@jax.jit
+def look_up(values: jax.Array, properties: jax.Array | np.ndarray) -> jax.Array:
+    """A look-up (..., heads, n, m), written as a product with zeros and ones."""
+    properties = properties.astype(values.dtype)
+    return jnp.einsum("...nhe,...me->...hnm", values, properties)
+
+
+_FEW = 64  # scores of one head: those of 8 time steps
+
+
+def _attend_among_few(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """`attend` without matrix products, which such small ones leave mostly idle."""
+    q, k, v32 = (x.astype(jnp.float32) for x in (q, k, v))
+    scores = (q[..., :, None, :, :] * k[..., None, :, :, :]).sum(-1)  # n m heads
+    weights = nn.softmax(scores, axis=-2)[..., None]
+    return (weights * v32[..., None, :, :, :]).sum(-3).astype(v.dtype)
+
+
+def _cudnn_takes(q: jax.Array, looked_up: LookedUp | None) -> bool:
     # decided while tracing: the operation cannot be traced for a machine without it
-    width = max(q.shape[-1], v.shape[-1])
+    width = q.shape[-1] + (looked_up[1].shape[-1] if looked_up else 0)
     half = q.dtype in (jnp.bfloat16, jnp.float16)
     return jax.default_backend() == "gpu" and half and width <= 128
 
 
 def _attend_by_cudnn(
-    q: jax.Array, k: jax.Array, v: jax.Array, scale: float
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array | None,
+    looked_up: LookedUp | None,
 ) -> jax.Array:
-    """`attend` without the scores ever in memory.
+    """`attend` of scaled queries, without the scores ever in memory.
 
-    cuDNN wants channels of one count, a multiple of 8, and even lengths; what pads
-    them is masked or is zero.
+    What is looked up becomes further channels of queries and keys. cuDNN wants channels
+    of one count, a multiple of 8, and even lengths; what pads them is zero or masked.
     """
     n, m, width = q.shape[-3], k.shape[-3], v.shape[-1]
     leading = q.shape[:-3]
-    channels = -(-max(q.shape[-1], width) // 8) * 8
+    if looked_up is not None:
+        values, properties = looked_up
+        values = jnp.broadcast_to(values, (*q.shape[:-1], values.shape[-1]))
+        ones = jnp.asarray(properties, k.dtype)[..., None, :]
+        ones = jnp.broadcast_to(ones, (*k.shape[:-1], ones.shape[-1]))
+        q = jnp.concatenate([q, values.astype(q.dtype)], -1)
+        k = jnp.concatenate([k, ones], -1)
+    channels = -(-q.shape[-1] // 8) * 8
 
     def padded(x: jax.Array) -> jax.Array:
         x = x.reshape(-1, *x.shape[-3:])
@@ -110,12 +169,15 @@ def _attend_by_cudnn(
         return jnp.pad(x, ((0, 0), *margins))
 
     q, k, v = padded(q), padded(k), padded(v)
+    if bias is not None:
+        bias = jnp.pad(bias, ((0, 0), (0, n % 2), (0, m % 2)))[None].astype(q.dtype)
     odd = n % 2 or m % 2
     y = jax.nn.dot_product_attention(
         q,
         k,
         v,
-        scale=scale,
+        bias,
+        scale=1.0,
         query_seq_lengths=jnp.full(len(q), n, jnp.int32) if odd else None,
         key_value_seq_lengths=jnp.full(len(q), m, jnp.int32) if odd else None,
         implementation="cudnn",

@@ -162,9 +162,8 @@ class RelativePosition(nn.Module):
     """What the way from a query to a key adds to their score.
 
     It is a sum over time, height and width, each the product of the query with an
-    embedding of the distance along that axis. As further channels of queries and keys
-    it costs no tensor of scores: a query brings its products with the distances to
-    every step, row and column, and a key picks those of its place.
+    embedding of the distance along that axis. A query has its products with the
+    distances to every step, row and column, and a key looks up those of its place.
 
     Attributes:
       queries: grid that the tables are made for. They are resized for another, by
@@ -177,9 +176,9 @@ class RelativePosition(nn.Module):
 
     @nn.compact
     def __call__(self, q: jax.Array, keys: Size3) -> tuple[jax.Array, np.ndarray]:
-        """Maps queries (b, t, h, w, heads, c) to channels of queries and of keys.
+        """Maps queries (b, t, h, w, heads, c) to what `attend` looks up.
 
-        They are (b, t * h * w, heads, e) and (keys, e), with e = sum(keys).
+        That is (b, t * h * w, heads, e) and (keys, e), with e = sum(keys).
         """
         b, *queries, heads, c = q.shape
 
@@ -188,9 +187,9 @@ class RelativePosition(nn.Module):
             table = self.param(name, truncated_normal, shape)
             table = resized(table, (2 * max(queries[axis], keys[axis]) - 1, c))
             embedding = table[distances(queries[axis], keys[axis])].astype(q.dtype)
-            return jnp.einsum(product, q, embedding)
+            return jnp.einsum(product, q, embedding, preferred_element_type=jnp.float32)
 
-        of_queries = jnp.concatenate(
+        values = jnp.concatenate(
             [
                 along(0, "time", "bthwnc,tkc->bthwnk"),
                 along(1, "height", "bthwnc,hkc->bthwnk"),
@@ -200,7 +199,7 @@ class RelativePosition(nn.Module):
         )
         places = np.indices(keys).reshape(3, -1)
         one_hot = [np.eye(n)[at] for n, at in zip(keys, places, strict=True)]
-        return of_queries.reshape(b, -1, heads, sum(keys)), np.concatenate(one_hot, 1)
+        return values.reshape(b, -1, heads, sum(keys)), np.concatenate(one_hot, 1)
 
 
 class PoolingAttention(nn.Module):
@@ -261,23 +260,18 @@ class PoolingAttention(nn.Module):
             q = self.pool_q(q)
         k, v = self.pool_k(k), self.pool_v(v)
         patches = q[:, self.class_tokens :]
-        if self.table_grid is None:
-            x = attend(q, k, v)
-        else:
+        looked_up = None
+        if self.table_grid is not None:
             queries = pooled(self.grid, self.query_stride or 1)
             keys = pooled(self.grid, self.key_stride)
-            of_queries, of_keys = self.relative_position(
+            values, places = self.relative_position(
                 patches.reshape(b, *queries, *q.shape[2:]), keys
             )
             # class tokens are nowhere
-            margins = ((0, 0), (self.class_tokens, 0), (0, 0), (0, 0))
-            of_queries = jnp.pad(of_queries, margins)
-            one_hot = jnp.pad(jnp.asarray(of_keys, k.dtype)[None, :, None], margins)
-            one_hot = jnp.broadcast_to(one_hot, (*k.shape[:3], one_hot.shape[-1]))
-            scaled = q * self.head_width**-0.5
-            q = jnp.concatenate([scaled, of_queries], -1)
-            k = jnp.concatenate([k, one_hot], -1)
-            x = attend(q, k, v, scale=1.0)
+            margin = (self.class_tokens, 0)
+            values = jnp.pad(values, ((0, 0), margin, (0, 0), (0, 0)))
+            looked_up = values, np.pad(places, (margin, (0, 0)))
+        x = attend(q, k, v, looked_up=looked_up)
         if self.residual:
             x = x.at[:, self.class_tokens :].add(patches)
         return self.proj(x.reshape(*x.shape[:2], -1))

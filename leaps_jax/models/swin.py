@@ -61,17 +61,18 @@ def assemble(x: jax.Array, window: Sequence[int], size: Sequence[int]) -> jax.Ar
     return x.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, t, h, w, c)
 
 
-def relative_positions(window: Sequence[int]) -> np.ndarray:
+def relative_positions(window: Sequence[int]) -> jax.Array:
     """Where the bias of (query, key) is in a table over all offsets, (tokens, tokens).
 
     >>> relative_positions((1, 1, 3))
-    array([[2, 1, 0],
+    Array([[2, 1, 0],
            [3, 2, 1],
-           [4, 3, 2]])
+           [4, 3, 2]], dtype=int32)
     """
     table = tuple(2 * k - 1 for k in window)
     tokens = tuple(np.indices(window).reshape(3, -1))
-    places = np.ravel_multi_index(tokens, table)
+    # on the device: as constants these would be most of the program
+    places = jnp.asarray(np.ravel_multi_index(tokens, table), jnp.int32)
     # an offset of zero is in the middle of the table
     return places[:, None] - places + math.prod(table) // 2
 
@@ -92,6 +93,14 @@ def origins(
     ends = np.reshape(size, (3, 1, 1, 1)) - np.reshape(shift, (3, 1, 1, 1))
     t, h, w = (np.indices(size) >= ends).astype(int)
     return partition((4 * t + 2 * h + w)[None, ..., None], window)[0, ..., 0]
+
+
+def apart(
+    size: Sequence[int], window: Sequence[int], shift: Sequence[int], dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """What `attend` looks up: -100 for a key from another origin than the query's."""
+    own = jax.nn.one_hot(origins(size, window, shift), 8, dtype=dtype)  # windows n 8
+    return -100 * (1 - own)[:, :, None], own
 
 
 class WindowAttention(nn.Module):
@@ -127,15 +136,14 @@ class WindowAttention(nn.Module):
         # the rows of torch's matrix are ordered q, k, v, then head, then channel
         qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, c // self.heads)
         q, k, v = (qkv[..., i, :, :] for i in range(3))
-        x = attend(q, k, v, self._bias(size, window, shift)).reshape(x.shape)
+        masked = apart(size, window, shift, q.dtype) if any(shift) else None
+        x = attend(q, k, v, self._bias(window), masked).reshape(x.shape)
         x = assemble(x, window, size)
         x = jnp.roll(x, shift, (1, 2, 3))[:, :t, :h, :w]
         return dense(c, name="proj")(x)
 
-    def _bias(
-        self, size: Sequence[int], window: Sequence[int], shift: Sequence[int]
-    ) -> jax.Array:
-        """What is added to scores: (heads, n, n), or (windows, heads, n, n)."""
+    def _bias(self, window: Sequence[int]) -> jax.Array:
+        """What is added to scores, (heads, n, n)."""
         offsets = math.prod(2 * k - 1 for k in self.window)
         table = self.param(
             "relative_position_bias", truncated_normal, (offsets, self.heads)
@@ -144,14 +152,7 @@ class WindowAttention(nn.Module):
         # whole window's. Where height or width are cut these are not its offsets, but
         # so were the published weights made to run.
         n = math.prod(window)
-        bias = table[relative_positions(self.window)[:n, :n]].transpose(2, 0, 1)
-        if not any(shift):
-            return bias
-        # compared on the device: as a constant the mask of Swin-T's first stage would
-        # be 20 million numbers
-        origin = origins(size, window, shift)[:, None]
-        apart = jnp.not_equal(origin[..., :, None], origin[..., None, :])
-        return bias + jnp.where(apart, -100.0, 0.0)
+        return table[relative_positions(self.window)[:n, :n]].transpose(2, 0, 1)
 
 
 class Block(nn.Module):

@@ -1,0 +1,74 @@
+"""`leaps-jax bench`: a step is timed, and what it counts is what the network does."""
+
+import json
+
+import jax
+import pytest
+
+from leaps_jax import bench, cli, zoo
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    words = (
+        "bench --model slow_r50_tiny --batch 2 --frames 4 --size 32 --steps 3 --json"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        lines: list[str] = []
+        patch.setattr("builtins.print", lambda line, **_: lines.append(line))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        assert cli.main(words.split()) == 0
+    return json.loads(lines[0])
+
+
+def test_time_is_that_of_finished_steps(report):
+    assert len(report["ms_per_step_of_calls"]) == 5
+    assert 0 < min(report["ms_per_step_of_calls"]) <= report["ms_per_step"]
+    per_second = 1e3 * 2 / report["ms_per_step"]
+    assert report["video_steps_per_second"] == pytest.approx(per_second, rel=0.01)
+    assert report["compile_seconds"] > report["compile_seconds_warm"] > 0
+
+
+def test_flops_are_those_of_the_network(report):
+    module, _ = zoo.build("slow_r50_tiny", zoo.KINETICS_400, frames=4, size=32)
+    # forward and the gradient of the input, multiply and add, two videos
+    assert report["flops_per_step"] == 2 * 2 * 2 * zoo.macs(module)
+    per_second = report["flops_per_step"] / report["ms_per_step"] * 1e3
+    share = per_second / (report["tflops_matmul"] * 1e12)
+    assert report["share_of_matmul"] == pytest.approx(
+        share / report["devices"], rel=0.1
+    )
+
+
+def test_it_says_what_was_measured(report):
+    want = {"model": "slow_r50_tiny", "verifier": None, "batch": 2, "frames": 4}
+    want |= {"size": 32, "dtype": "float32", "devices": jax.device_count()}
+    assert {name: report[name] for name in want} == want
+    assert report["versions"]["jax"] == jax.__version__
+
+
+def test_ceilings_are_of_this_device():
+    matmul, copy = bench.ceilings(jax.devices()[0])
+    assert matmul > 1e9
+    assert copy > 1e8
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--model slow_r50_tiny --batch 0", "batch=0: must be at least 1"),
+        (
+            "--model slow_r51 --batch 1",
+            "model='slow_r51': not in the zoo; did you mean",
+        ),
+        (
+            "--model slow_r50_tiny@actions --size 64 --batch 1",
+            "model='slow_r50_tiny@actions': weights have frames and a size",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(capsys, words, message):
+    assert cli.main(["bench", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
