@@ -235,6 +235,15 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
         metavar="STEPS",
         help="how often preview.mp4 is written, 0 for never",
     )
+    add(
+        "--coordinator",
+        metavar="HOST:PORT|auto",
+        help="run over several processes, all started with this command: an address of"
+        " the first at which all reach it; auto on TPU pods, Slurm and Open MPI. DIR"
+        " must be on a disk that they share",
+    )
+    add("--processes", type=int, metavar="N", help="how many processes there are")
+    add("--process", type=int, metavar="I", help="which one this is, from 0")
     _add_overwrite(sub)
 
 

@@ -8,9 +8,10 @@ saved and restored as NumPy arrays, so a folder written on eight devices loads o
 import dataclasses
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,6 @@ def save_model(
     Raises:
       UserError: the folder exists and `overwrite` is off, or is no model's.
     """
-    import orbax.checkpoint
-
     folder = Path(folder).absolute()
     check_vacant(folder, overwrite)
     tree = jax.tree.map(np.asarray, jax.device_get(_plain(variables)))
@@ -91,7 +90,7 @@ def save_model(
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         partial.chmod(0o755)  # mkdtemp's is private
-        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(partial / "variables", tree)
         (partial / "model.json").write_text(
             json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8"
@@ -149,8 +148,6 @@ def load(folder: str | os.PathLike[str]) -> SavedModel:
     Raises:
       UserError: the folder is missing, incomplete or of a newer format.
     """
-    import orbax.checkpoint
-
     folder = Path(folder).absolute()
     if not is_model(folder):
         raise UserError(f"{folder}: has no model.json, so it is no saved model")
@@ -170,7 +167,7 @@ def load(folder: str | os.PathLike[str]) -> SavedModel:
             f" {FORMAT}; update leaps_jax"
         )
     try:
-        with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             variables = checkpointer.restore(folder / "variables")
     except MemoryError:
         raise
@@ -262,36 +259,86 @@ def _read_moments(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]] | None
 
 
 def save_state(folder: str | os.PathLike[str], step: int, state: Any) -> None:
-    """Saves the state of a run; the two newest are kept, each complete or absent."""
-    with _states(folder) as manager:
-        manager.save(step, args=_standard().StandardSave(_as_tree(state)))
+    """Saves the state of a run; the two newest are kept, each complete or absent.
+
+    Of several processes each saves the videos that it holds, to a file of its own;
+    they must save the same steps.
+    """
+    folder, count = Path(folder), jax.process_count()
+    folder.mkdir(parents=True, exist_ok=True)
+    if count == 1:
+        with _states(folder) as manager:
+            manager.save(step, args=_standard().StandardSave(_as_tree(state)))
+        return
+    # Not by Orbax, which writes NumPy arrays on the first process alone.
+    own = f"{jax.process_index()}-of-{count}.npz"
+    temporary = folder / f".{own}"
+    np.savez(temporary, *jax.tree.leaves(state))
+    os.replace(temporary, folder / f"{step}-{own}")
+    steps = sorted(int(p.name.partition("-")[0]) for p in folder.glob(f"*-{own}"))
+    for old in steps[:-2]:
+        (folder / f"{old}-{own}").unlink()
 
 
 def restore_state(folder: str | os.PathLike[str], like: Any) -> Any | None:
     """The newest state of a run as NumPy arrays, or None where there is none.
 
     Args:
-      folder: as for `save_state`.
-      like: a state of the same run, for the structure and shapes.
+      folder: as for `save_state`; by how many processes it was saved does not matter.
+      like: a state of the same run, for the structure and shapes; its `index` says
+        which videos are wanted, in ascending order.
 
     Raises:
-      UserError: the folder holds a state of another shape.
+      UserError: the folder holds a state of another shape, or lacks some video.
     """
-    if not Path(folder).exists():
+    parts = _newest(Path(folder))
+    if not parts:
         return None
-    expected = jax.tree.map(np.asarray, _as_tree(like))
-    with _states(folder) as manager:
-        step = manager.latest_step()
-        if step is None:
-            return None
-        found = manager.restore(step, args=_standard().StandardRestore())
-    saved = [np.shape(leaf) for leaf in found["leaves"]]
-    if saved != [leaf.shape for leaf in expected["leaves"]]:
+    structure, wanted = jax.tree.structure(like), np.asarray(like.index)
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(like)]
+    pieces = []
+    for leaves in parts:
+        if len(leaves) == len(shapes):
+            chosen = np.isin(jax.tree.unflatten(structure, leaves).index, wanted)
+            pieces.append([leaf[chosen] for leaf in leaves])
+    joined = [np.concatenate(leaf) for leaf in zip(*pieces, strict=True)]
+    if joined:  # in order, and once each: one may also be another process's padding
+        index = jax.tree.unflatten(structure, joined).index
+        rows = np.unique(index, return_index=True)[1]
+        joined = [leaf[rows] for leaf in joined]
+    if [leaf.shape for leaf in joined] != shapes:
         raise UserError(
             f"out={os.fspath(folder)!r}: the saved state is of another shape; choose"
             " another folder or --overwrite"
         )
-    return jax.tree.unflatten(jax.tree.structure(like), found["leaves"])
+    return jax.tree.unflatten(structure, joined)
+
+
+def _newest(folder: Path) -> Iterator[list[Any]] | None:
+    """The leaves of every part of the last step of which all parts are there."""
+    if not folder.exists():
+        return None
+    with _states(folder, jax.process_count() > 1) as manager:
+        whole = manager.latest_step()
+    found: dict[tuple[int, int], set[int]] = {}
+    for path in folder.iterdir():
+        if match := re.fullmatch(r"(\d+)-(\d+)-of-(\d+)\.npz", path.name):
+            step, index, count = map(int, match.groups())
+            found.setdefault((step, count), set()).add(index)
+    step, count = max(
+        (key for key, parts in found.items() if len(parts) == key[1]), default=(-1, 0)
+    )
+    if whole is not None and whole >= step:
+        with _states(folder, jax.process_count() > 1) as manager:
+            tree = manager.restore(whole, args=_standard().StandardRestore())
+        return iter([tree["leaves"]])
+    parts = [folder / f"{step}-{index}-of-{count}.npz" for index in range(count)]
+    return map(_leaves, parts) if parts else None
+
+
+def _leaves(path: Path) -> list[np.ndarray]:
+    with np.load(path) as file:
+        return [file[f"arr_{i}"] for i in range(len(file.files))]
 
 
 def _as_tree(state: Any) -> dict[str, list[Any]]:
@@ -305,10 +352,32 @@ def _standard() -> Any:
     return orbax.checkpoint.args
 
 
-def _states(folder: str | os.PathLike[str]) -> Any:
+def _checkpointer() -> Any:
+    import orbax.checkpoint
+
+    return orbax.checkpoint.StandardCheckpointer(multiprocessing_options=_alone())
+
+
+def _states(folder: Path, read_only: bool = False) -> Any:
     import orbax.checkpoint
 
     options = orbax.checkpoint.CheckpointManagerOptions(
-        max_to_keep=2, enable_async_checkpointing=False
+        max_to_keep=2,
+        create=False,
+        read_only=read_only,
+        enable_async_checkpointing=False,
+        multiprocessing_options=_alone(),
     )
-    return orbax.checkpoint.CheckpointManager(Path(folder).absolute(), options=options)
+    return orbax.checkpoint.CheckpointManager(folder.absolute(), options=options)
+
+
+def _alone() -> Any:
+    """Each of several processes reads and writes by itself and waits for none."""
+    import orbax.checkpoint
+
+    index = jax.process_index()
+    return orbax.checkpoint.options.MultiprocessingOptions(
+        primary_host=index,
+        active_processes={index},
+        barrier_sync_key_prefix=f"process{index}",
+    )

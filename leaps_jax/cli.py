@@ -28,6 +28,7 @@ from leaps_jax import (
     jobs,
     loading,
     objectives,
+    processes,
     runs,
     stimuli,
     synthesis,
@@ -123,6 +124,53 @@ def _synthesize(options: argparse.Namespace) -> int:
             given = f"{name}={getattr(options, name)}"
             raise UserError(f"{given}: is for --jobs; leave it out")
     config = _config(options)
+    processes.join(options.coordinator, options.processes, options.process)
+    with processes.leaving(synthesis.NotFiniteError):
+        return _synthesize_here(options, config)
+
+
+def _synthesize_here(options: argparse.Namespace, config: Config) -> int:
+    """The part of this process; there may be others."""
+    with processes.together():
+        problem, settings, judges, notes = _problem(options, config)
+        before = runs.check(options.out, problem, settings, overwrite=options.overwrite)
+    was_finished = before is not None and before["status"] == "finished"
+    for note in notes if processes.first() and not was_finished else ():
+        _say(note)
+    record = runs.execute(
+        options.out,
+        problem,
+        settings,
+        judges,
+        overwrite=options.overwrite,
+        save_every=options.save_every,
+        preview_every=options.preview_every,
+    )
+    stopped = record["status"] == "stopped"
+    if not processes.first():
+        return 130 if stopped else 0
+    if stopped:
+        _say(
+            f"stopped at step {record['step']}; the same command resumes {options.out}"
+        )
+        return 130
+    if was_finished:
+        print(f"{options.out} is finished; --overwrite starts it again")
+    for role, verdict in record["judges"].items():
+        print(
+            f"{role} ({verdict['model']}) sees {verdict['correct']} of"
+            f" {verdict['of']} as their class"
+        )
+    if "videos_not_written" in record:
+        _say(f"no mp4 files: {record['videos_not_written']}")
+    print(f"results: {options.out / 'index.html'}")
+    return 0
+
+
+def _problem(
+    options: argparse.Namespace, config: Config
+) -> tuple[synthesis.Problem, dict[str, Any], dict[str, Model], list[str]]:
+    """What to run, the settings that define it, the judges, and what to tell."""
     objective = objectives.METHODS[options.method](config)
     needs_stimulus = "stimulus" in objective.uses or config.init == "stimulus"
     if needs_stimulus and not options.stimulus:
@@ -130,7 +178,7 @@ def _synthesize(options: argparse.Namespace) -> int:
             f"stimulus: missing, and --method {options.method} starts from or is primed"
             " by one; give a clip, or --method activation_maximization"
         )
-    notes = []
+    notes: list[str] = []
     model = _load("model", options.model, options)
     verifier = None
     if options.verifier:
@@ -162,35 +210,7 @@ def _synthesize(options: argparse.Namespace) -> int:
         "stride": spec.stride,
         "config": dataclasses.asdict(config),
     }
-    before = runs.check(options.out, problem, settings, overwrite=options.overwrite)
-    was_finished = before is not None and before["status"] == "finished"
-    for note in notes if not was_finished else ():
-        _say(note)
-    record = runs.execute(
-        options.out,
-        problem,
-        settings,
-        judges,
-        overwrite=options.overwrite,
-        save_every=options.save_every,
-        preview_every=options.preview_every,
-    )
-    if record["status"] == "stopped":
-        _say(
-            f"stopped at step {record['step']}; the same command resumes {options.out}"
-        )
-        return 130
-    if was_finished:
-        print(f"{options.out} is finished; --overwrite starts it again")
-    for role, verdict in record["judges"].items():
-        print(
-            f"{role} ({verdict['model']}) sees {verdict['correct']} of"
-            f" {verdict['of']} as their class"
-        )
-    if "videos_not_written" in record:
-        _say(f"no mp4 files: {record['videos_not_written']}")
-    print(f"results: {options.out / 'index.html'}")
-    return 0
+    return problem, settings, judges, notes
 
 
 _NOT_WITH_JOBS = {

@@ -158,3 +158,11 @@ def judge(model: Model, videos: np.ndarray, names: Sequence[str]) -> dict[str, A
         "seen": found,
         "confidence": [float(f"{p:.6g}") for p in probabilities.max(1)],
     }
+
+
+def joined(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The verdict of one judge on several groups of videos, from that on each."""
+    return verdicts[0] | {
+        key: sum((verdict[key] for verdict in verdicts), start)
+        for key, start in (("correct", 0), ("of", 0), ("seen", []), ("confidence", []))
+    }

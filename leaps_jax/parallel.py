@@ -3,6 +3,9 @@
 Every leaf of a state or batch has the video as its leading axis. `shard` splits that
 axis over devices and `gather` joins it again; remainders are padded with copies, which
 carry weight 0, and dropped.
+
+The devices may belong to several processes. Then each process calls the same with the
+videos that it holds, and only the collectives of the step and the metrics are of all.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,37 +18,73 @@ import numpy as np
 AXIS = "devices"
 
 
-def shard(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Splits the leading axis: (n, ...) -> (devices, ceil(n / devices), ...)."""
-    count = len(devices)
+def all_devices() -> list[jax.Device]:
+    """Of all processes, those of one process next to each other."""
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
+def own(n: int, devices: Sequence[jax.Device]) -> np.ndarray:
+    """Which of n videos are on devices of this process: all, if it is the only one."""
+    slots = _slots(n, devices).ravel()
+    return slots[slots < n]
+
+
+def held(n: int, devices: Sequence[jax.Device]) -> np.ndarray:
+    """As `own`; but a process without videos holds the last one, as padding."""
+    numbers = own(n, devices)
+    return numbers if len(numbers) else np.array([n - 1])
+
+
+def _slots(n: int, devices: Sequence[jax.Device]) -> np.ndarray:
+    """(devices of this process, per device): numbers of videos, n and up is padding."""
+    per_device = -(-n // len(devices))
+    slots = np.arange(len(devices) * per_device).reshape(-1, per_device)
+    return slots[[d.process_index == jax.process_index() for d in devices]]
+
+
+def _local(devices: Sequence[jax.Device], *axes: str) -> jax.sharding.NamedSharding:
+    """Over the devices of this process."""
+    local = [d for d in devices if d.process_index == jax.process_index()]
+    mesh = jax.sharding.Mesh(np.array(local), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+
+def shard(tree: Any, devices: Sequence[jax.Device], n: int | None = None) -> Any:
+    """Splits the leading axis: (n, ...) -> (devices, ceil(n / devices), ...).
+
+    Args:
+      tree: of the videos that this process holds (see `held`).
+      devices: of all processes.
+      n: videos of all processes, if there are several.
+
+    Returns:
+      The part of this process, on its devices.
+    """
 
     def split(x):
         x = np.asarray(x)
-        per_device = -(-len(x) // count)
-        index = np.minimum(np.arange(count * per_device), len(x) - 1)
-        return x[index].reshape(count, per_device, *x.shape[1:])
+        shape = _slots(n or len(x), devices).shape
+        index = np.minimum(np.arange(np.prod(shape)), len(x) - 1)
+        return x[index].reshape(*shape, *x.shape[1:])
 
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    sharding = _local(devices, AXIS)
     return jax.tree.map(lambda x: jax.device_put(split(x), sharding), tree)
 
 
 def padding_weights(n: int, devices: Sequence[jax.Device]) -> jax.Array:
     """(devices, ceil(n / devices)): 1 for a video, 0 for padding."""
-    per_device = -(-n // len(devices))
-    weights = np.arange(len(devices) * per_device) < n
-    return shard(weights.astype(np.float32), devices).reshape(len(devices), per_device)
+    weights = (_slots(n, devices) < n).astype(np.float32)
+    return jax.device_put(weights, _local(devices, AXIS))
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Copies constants to every device once."""
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    """Copies constants to every device of this process once."""
+    sharding = _local(devices)
     return jax.tree.map(lambda x: jax.device_put(jnp.asarray(x), sharding), tree)
 
 
 def gather(tree: Any, n: int) -> Any:
-    """Joins the leading axes again, on the host, and drops the padding."""
+    """Joins the leading axes again, on the host, and drops all after n videos."""
     return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:n], tree)
 
 
@@ -74,7 +113,7 @@ def map_steps(
 
     Returns:
       `(sharded state, sharded batch, replicated frozen) -> (state, metrics)`; the
-      state is donated, metrics are (devices, steps, per device).
+      state is donated, metrics are (devices, steps, per device) of all processes.
     """
 
     def many(state, batch, frozen):
@@ -82,12 +121,13 @@ def map_steps(
             return update_step(state, batch, frozen)
 
         state, metrics = jax.lax.scan(body, state, None, steps)
-        return finish(state, batch, frozen), metrics
+        return finish(state, batch, frozen), jax.lax.all_gather(metrics, AXIS)
 
     return jax.pmap(
         many,
         axis_name=AXIS,
         in_axes=(0, 0, None),
+        out_axes=(0, None),
         devices=list(devices),
         donate_argnums=0,
     )

@@ -16,18 +16,27 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Steps:
     """Shows how far a run of steps is, its rate, the time left and some numbers.
 
+    With `shown` off it says nothing: of several processes one is enough.
+
     >>> with Steps("synthesize", total=500) as steps:           # doctest: +SKIP
     ...     steps.update(50, {"total": 3.2})
     """
 
-    def __init__(self, name: str, total: int, start: int = 0, unit: str = "steps"):
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        start: int = 0,
+        shown: bool = True,
+        unit: str = "steps",
+    ):
         self._name, self._total, self._start = name, total, start
-        self._unit = unit
+        self._shown, self._unit = shown, unit
         self._console = Console(stderr=True)
         self._began = self._last_line = time.monotonic()
         self._first: tuple[int, float] | None = None
         self._bar: Progress | None = None
-        if self._console.is_terminal:
+        if shown and self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -67,7 +76,11 @@ class Steps:
         if self._bar:
             self._bar.update(self._task, completed=step, rate=rate, numbers=text)
             return
-        if step < self._total and now - self._last_line < _SECONDS_BETWEEN_LINES:
+        if (
+            not self._shown
+            or step < self._total
+            and now - self._last_line < _SECONDS_BETWEEN_LINES
+        ):
             return
         self._last_line = now
         left = f"{(self._total - step) / per_second:.0f} s left" if per_second else ""
@@ -78,7 +91,7 @@ class Steps:
         """Prints a line beside the bar."""
         if self._bar:
             self._console.print(line, highlight=False)
-        else:
+        elif self._shown:
             print(line, file=sys.stderr, flush=True)
 
 

@@ -4,9 +4,12 @@
     metrics.jsonl   a line per logged step, each term raw and weighted, per video
     videos.npz      videos and stimuli (n, t, h, w, 3) float32 in [0, 1], labels (n,)
     videos/         NNN_<class>.mp4, and the stimuli beside them
-    preview.mp4     all videos as they were a moment ago
+    preview.mp4     videos as they were a moment ago, those of the first process
     index.html      a page that shows stimuli, videos and what the models see
     state/          the last states of the optimisation, from which a run goes on
+
+Of several processes each writes its own videos and state, and the first all the rest;
+the folder must be on a disk that all of them share.
 
 Files are replaced whole, so that a run killed at any moment can be resumed; the state
 is saved between two calls of the compiled steps, where nothing else is in flight.
@@ -29,7 +32,7 @@ import numpy as np
 import optax
 
 import leaps_jax
-from leaps_jax import checkpoints, evaluation, render, synthesis
+from leaps_jax import checkpoints, evaluation, parallel, processes, render, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.stimuli import FPS
@@ -70,43 +73,59 @@ def execute(
       UserError: the folder holds something else or cannot be written.
       synthesis.NotFiniteError: after the last good state was saved.
     """
-    record = _open(folder, problem, settings, overwrite)
+    identity, first = _identity(problem, settings), processes.first()
+    identities = processes.exchange(identity)
+    with processes.together():
+        _check_same(identities[0], identity)
+    record = processes.on_first(lambda: _open(folder, settings, identity, overwrite))
     if record["status"] == "finished":
-        return _judged(folder, problem, record, judges)
-    state = checkpoints.restore_state(folder / "state", problem.init_state())
-    start = 0 if state is None else int(state.step[0])
-    _keep_lines(folder / "metrics.jsonl", start)
-    record |= {"status": "running", "step": start}
-    write_json(folder / "run.json", record)
+        return processes.on_first(lambda: _judged(folder, problem, record, judges))
+    with processes.together():
+        if not (folder / "run.json").exists():
+            raise UserError(
+                f"out={str(folder)!r}: is not the folder of process 0; choose one on a"
+                " disk that all processes share"
+            )
+        held = parallel.held(len(problem), parallel.all_devices())
+        state = checkpoints.restore_state(folder / "state", problem.init_state(held))
+        start = 0 if state is None else int(state.step[0])
+        record |= {"status": "running", "step": start}
+        if first:
+            _keep_lines(folder / "metrics.jsonl", start)
+            write_json(folder / "run.json", record)
 
     config, began = problem.config, time.monotonic()
     seconds_before, saved = record["seconds"], time.monotonic()
     last: Snapshot | None = None
-    with Steps("synthesize", config.steps, start) as steps, interruptible() as stop:
+    shown = Steps("synthesize", config.steps, start, shown=first)
+    with shown as steps, interruptible() as stop:
         if start:
             steps.say(f"resuming {folder} at step {start}")
         try:
             for snapshot in synthesis.iterate(problem, state):
                 last = snapshot
-                _log(folder / "metrics.jsonl", problem, snapshot)
+                if first:
+                    _log(folder / "metrics.jsonl", problem, snapshot)
                 steps.update(snapshot.step, _shown(snapshot))
                 done = snapshot.step == config.steps
                 length = len(snapshot.metrics["total"])
-                if preview_every and snapshot.step % preview_every < length:
+                if first and preview_every and snapshot.step % preview_every < length:
                     _preview(folder, problem, snapshot)
-                if stop or done or time.monotonic() - saved > save_every:
-                    checkpoints.save_state(
-                        folder / "state", snapshot.step, snapshot.state()
-                    )
+                late = time.monotonic() - saved > save_every
+                stopping, saving = processes.any_of(bool(stop), late)
+                if stopping or done or saving:
+                    now = snapshot.state()
+                    with processes.together():
+                        checkpoints.save_state(folder / "state", snapshot.step, now)
                     saved = time.monotonic()
-                if stop:
+                if stopping:
                     break
         except synthesis.NotFiniteError as error:
             last = error.snapshot
-            checkpoints.save_state(folder / "state", last.step, last.state())
+            with processes.together():
+                checkpoints.save_state(folder / "state", last.step, last.state())
             record |= {"status": "failed", "step": last.step, "error": str(error)}
             _write_results(folder, problem, last.state(), record, judges)
-            write_json(folder / "run.json", record)
             raise
     record["seconds"] = round(seconds_before + time.monotonic() - began, 2)
     if last is not None:
@@ -119,12 +138,20 @@ def execute(
         assert state is not None
         final = state
         record["status"] = "finished"
-    record["final"] = json.loads(
-        (folder / "metrics.jsonl").read_text().splitlines()[-1]
-    )
+    if first:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        record["final"] = json.loads(lines[-1])
     _write_results(folder, problem, final, record, judges)
-    write_json(folder / "run.json", record)
     return record
+
+
+def _check_same(first: dict[str, Any], own: dict[str, Any]) -> None:
+    changed = [k for k in first | own if first.get(k) != own.get(k)]
+    if changed:
+        raise UserError(
+            f"process={jax.process_index()}: differs from process 0 in"
+            f" {', '.join(changed)}; give all processes the same arguments"
+        )
 
 
 def _judged(
@@ -224,10 +251,9 @@ def _held(
 
 
 def _open(
-    folder: Path, problem: Problem, settings: Mapping[str, Any], overwrite: bool
+    folder: Path, settings: Mapping[str, Any], identity: dict[str, Any], overwrite: bool
 ) -> dict[str, Any]:
     record_path = folder / "run.json"
-    identity = _identity(problem, settings)
     held = _held(folder, identity, overwrite)
     if held is not None:
         return held
@@ -243,6 +269,7 @@ def _open(
             "versions": versions(),
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
+            "processes": jax.process_count(),
             "seconds": 0.0,
         }
         write_json(record_path, record)
@@ -332,33 +359,69 @@ def _write_results(
     record: dict[str, Any],
     judges: Mapping[str, Model],
 ) -> None:
-    spec = problem.model.spec
-    videos = synthesis.best_pixels(problem, state)
-    stimuli = np.zeros((0, *videos.shape[1:]), np.float32)
-    if problem.stimuli is not None:
-        stimuli = problem.stimuli
-    temporary = folder / ".videos.npz"
-    np.savez(temporary, videos=videos, stimuli=stimuli, labels=problem.labels)
-    os.replace(temporary, folder / "videos.npz")
+    """Writes videos and what judges see in them, and the record last."""
+    numbers = parallel.own(len(problem), parallel.all_devices())
+    videos = synthesis.best_pixels(problem, state)[: len(numbers)]
+    everything = _write_arrays(folder, problem, videos)
     classes = record["classes"] = _class_names(problem)
+    with processes.together():
+        verdicts = {}
+        if len(numbers):
+            own = [classes[number] for number in numbers]
+            for role, model in judges.items():
+                verdicts[role] = evaluation.judge(model, videos, own)
+    parts = processes.exchange(verdicts)
     record["judges"] = {
-        role: evaluation.judge(model, videos, classes) for role, model in judges.items()
+        role: evaluation.joined([part[role] for part in parts if part])
+        for role in judges
     }
-    reason = render.can_write()
-    if reason:
-        record["videos_not_written"] = reason
-        return
-    names = []
-    for number, (video, label) in enumerate(zip(videos, problem.labels, strict=True)):
-        name = f"{number:03d}_{render.safe_name(spec.classes[label])}"
-        names.append(name)
-        render.write_video(folder / "videos" / f"{name}.mp4", video, _fps(problem))
-        if len(stimuli):
-            path = folder / "videos" / f"{name}_stimulus.mp4"
-            render.write_video(path, stimuli[number], _fps(problem))
-    if len(stimuli):
-        _write_comparison(folder, stimuli, videos, _fps(problem))
-    _replace(folder / "index.html", _page(problem, record, names).encode())
+    reason, names = render.can_write(), _file_names(classes)
+    with processes.together():
+        for number, video in zip(numbers, videos, strict=True):
+            if reason:
+                break
+            path = folder / "videos" / f"{names[number]}.mp4"
+            render.write_video(path, video, _fps(problem))
+            if problem.stimuli is not None:
+                path = path.with_name(f"{names[number]}_stimulus.mp4")
+                render.write_video(path, problem.stimuli[number], _fps(problem))
+    with processes.together():
+        if processes.first():
+            if reason:
+                record["videos_not_written"] = reason
+            else:
+                if problem.stimuli is not None:
+                    shown = (problem.stimuli, everything)
+                    _write_comparison(folder, *shown, _fps(problem))
+                page = _page(problem, record, names)
+                _replace(folder / "index.html", page.encode())
+            write_json(folder / "run.json", record)
+
+
+def _file_names(classes: list[str]) -> list[str]:
+    return [f"{i:03d}_{render.safe_name(name)}" for i, name in enumerate(classes)]
+
+
+def _write_arrays(folder: Path, problem: Problem, videos: np.ndarray) -> np.ndarray:
+    """Writes `videos.npz`; the first process gets the videos of all processes."""
+    count, index = jax.process_count(), jax.process_index()
+    parts = [folder / f".videos-{i}-of-{count}.npy" for i in range(count)]
+    with processes.together():
+        if count > 1:
+            np.save(parts[index], videos)
+    with processes.together():
+        if processes.first():
+            if count > 1:
+                videos = np.concatenate([np.load(part) for part in parts])
+            stimuli = np.zeros((0, *videos.shape[1:]), np.float32)
+            if problem.stimuli is not None:
+                stimuli = problem.stimuli
+            temporary = folder / ".videos.npz"
+            np.savez(temporary, videos=videos, stimuli=stimuli, labels=problem.labels)
+            os.replace(temporary, folder / "videos.npz")
+            for part in folder.glob(".videos-*-of-*.npy"):
+                part.unlink()
+    return videos
 
 
 def _write_comparison(

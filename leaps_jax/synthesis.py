@@ -265,12 +265,11 @@ def _key(seed: jax.Array, index: jax.Array, step: int | jax.Array) -> jax.Array:
 def init_state(
     spec: ModelSpec,
     config: Config,
-    count: int,
+    numbers: Any,
     stimuli: Any = None,
     seed: Any = None,
-    index: Any = None,
 ) -> State:
-    """The state before the first step.
+    """The state before the first step, of the videos with these numbers.
 
     Videos start from noise in the model's normalised space, independent
     per video, or from the stimuli if `config.init` is "stimulus".
@@ -278,13 +277,13 @@ def init_state(
     Args:
       spec: of the model.
       config: settings.
-      count: videos.
-      stimuli: (count, t, h, w, 3) pixels in [0, 1], where videos start from them.
-      seed: (count,), one a video; that of the settings by default.
-      index: (count,), numbers of the videos; 0 and on by default.
+      numbers: (n,) of the videos among those of their seed.
+      stimuli: (n, t, h, w, 3) pixels in [0, 1], where videos start from them.
+      seed: (n,), one a video; that of the settings by default.
     """
+    count, index = len(numbers), jnp.asarray(numbers, jnp.int32)
     seed = np.full(count, config.seed, np.uint32) if seed is None else seed
-    seed, index = jnp.asarray(seed), jnp.arange(count) if index is None else index
+    seed = jnp.asarray(seed)
     shape = (spec.frames, spec.size, spec.size, 3)
     if config.init == "stimulus":
         videos = video_lib.normalize(jnp.asarray(stimuli), spec)
@@ -317,7 +316,8 @@ class Snapshot:
       step: steps done.
       metrics: {name: (steps of the call, n)}, raw terms.
       state: fetches the whole state to the host, ready to save and to `iterate` from;
-        call it before asking for the next snapshot, which reuses its memory.
+        call it before asking for the next snapshot, which reuses its memory. Of
+        several processes, each fetches the videos that it holds.
       placed: the same on the devices, (devices, videos of each, ...); None after an
         error.
     """
@@ -367,8 +367,14 @@ class Problem:
             stimuli=None if stimuli is None else np.repeat(stimuli, copies, axis=0),
         )
 
-    def init_state(self) -> State:
-        return init_state(self.model.spec, self.config, len(self), self.stimuli)
+    def init_state(self, numbers: np.ndarray | None = None) -> State:
+        """Of the videos with these numbers; of all by default."""
+        numbers = np.arange(len(self)) if numbers is None else numbers
+        stimuli = self.stimuli
+        if self.config.init == "stimulus":
+            assert stimuli is not None
+            stimuli = stimuli[numbers]
+        return init_state(self.model.spec, self.config, numbers, stimuli)
 
 
 def prepare(
@@ -453,12 +459,18 @@ def _checked(stimuli: np.ndarray, spec: ModelSpec) -> np.ndarray:
     return stimuli
 
 
-def prime(model: Model, stimuli: np.ndarray, batch: int = 8) -> dict[str, np.ndarray]:
-    """μ(z_l(v)): the mean of every tap for every stimulus, {tap: (n, c)}."""
+def prime(
+    model: Model,
+    stimuli: np.ndarray,
+    numbers: np.ndarray | None = None,
+    batch: int = 8,
+) -> dict[str, np.ndarray]:
+    """μ(z_l(v)): the mean of every tap for stimuli, all or some, {tap: (n, c)}."""
+    numbers = np.arange(len(stimuli)) if numbers is None else numbers
     means = jax.jit(functools.partial(_tap_means, model))
     parts = [
-        jax.device_get(means(model.variables, jnp.asarray(stimuli[i : i + batch])))
-        for i in range(0, len(stimuli), batch)
+        jax.device_get(means(model.variables, jnp.asarray(stimuli[some])))
+        for some in np.split(numbers, range(batch, len(numbers), batch))
     ]
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
@@ -499,7 +511,7 @@ class Engine:
     ):
         self.model, self.verifier = model, verifier
         self.objective, self.config = objective, config
-        self.devices = list(devices or jax.devices())
+        self.devices = list(devices or parallel.all_devices())
         moments = taps.target_moments(verifier) if verifier is not None else {}
         frozen = Frozen(model.variables, verifier and verifier.variables, dict(moments))
         self.frozen = parallel.replicate(frozen, self.devices)
@@ -507,15 +519,22 @@ class Engine:
         self._steps: dict[tuple[int, int], Callable] = {}
 
     def place(self, problem: Problem, state: State) -> tuple[State, Batch]:
-        """Primes the model for videos that are under way."""
+        """Primes the model for videos that are under way.
+
+        Of several processes, each primes for and places those of its own devices.
+        """
         n, primed = len(problem), {}
+        held = parallel.held(n, self.devices)
+        if not np.array_equal(state.index, held):
+            rows = np.searchsorted(state.index, held)
+            state = jax.tree.map(lambda x: np.asarray(x)[rows], state)
         if "stimulus" in self.objective.uses:
             assert problem.stimuli is not None
-            primed = prime(self.model, problem.stimuli)
-        batch = Batch(problem.labels, np.ones(n), primed)
-        batch = parallel.shard(batch, self.devices)
+            primed = prime(self.model, problem.stimuli, held)
+        batch = Batch(problem.labels[held], np.ones(len(held)), primed)
+        batch = parallel.shard(batch, self.devices, n)
         batch = batch.replace(weight=parallel.padding_weights(n, self.devices))
-        return parallel.shard(state, self.devices), batch
+        return parallel.shard(state, self.devices, n), batch
 
     def start(
         self,
@@ -547,7 +566,7 @@ class Engine:
         spec, primed = self.model.spec, {}
         if "stimulus" in self.objective.uses:
             primed = _tap_means(self.model, variables, stimuli)
-        return init_state(spec, self.config, len(seed), stimuli, seed, index), primed
+        return init_state(spec, self.config, index, stimuli, seed), primed
 
     def compile(self, state: State, batch: Batch) -> None:
         """Compiles all that `run` will call, and calls nothing."""
@@ -562,6 +581,7 @@ class Engine:
     ) -> Iterator[Snapshot]:
         """Optimises n videos from a step on; see `iterate`."""
         names = list(self.objective.weights)
+        held = len(parallel.held(n, self.devices))
         for done, octave, steps in _calls(self.config, step):
             if (octave, steps) not in self._steps:
                 made = make_steps(self, steps, self.devices, octave)
@@ -569,7 +589,7 @@ class Engine:
             state, metrics = self._steps[octave, steps](state, batch, self.frozen)
             metrics = parallel.gather_metrics(metrics, n)
             metrics = {name: metrics[name] for name in (*names, *_BESIDE_TERMS)}
-            fetch = functools.partial(parallel.gather, state, n)
+            fetch = functools.partial(parallel.gather, state, held)
             if not np.asarray(state.finite).all():
                 raise _not_finite(done, fetch(), metrics)
             yield Snapshot(done + steps, metrics, fetch, state)
@@ -609,13 +629,16 @@ def iterate(
     Args:
       problem: from `prepare`.
       state: where to go on from; a new one by default.
-      devices: all devices by default. The result does not depend on them.
+      devices: all devices by default, those of other processes of `jax.distributed`
+        too. The result does not depend on them.
 
     Raises:
       NotFiniteError: names the term and the step.
     """
-    state = problem.init_state() if state is None else state
-    step, engine = int(state.step[0]), _engine(problem, devices)
+    engine = _engine(problem, devices)
+    if state is None:
+        state = problem.init_state(parallel.held(len(problem), engine.devices))
+    step = int(state.step[0])
     yield from engine.run(len(problem), *engine.place(problem, state), step)
 
 
@@ -647,12 +670,15 @@ class Result:
       labels: (n,) target classes.
       metrics: {name: (steps, n)}: every raw term, `total`, `confidence`, `gradient`.
       weights: {term: weight}.
+      numbers: (n,) of the videos in the run. Of several processes, each gets the
+        videos of its own devices, with their labels, and the metrics of all.
     """
 
     videos: np.ndarray
     labels: np.ndarray
     metrics: dict[str, np.ndarray]
     weights: dict[str, float]
+    numbers: np.ndarray
 
 
 def best_pixels(problem: Problem, state: State) -> np.ndarray:
@@ -672,7 +698,8 @@ def synthesize(
 ) -> Result:
     """Inverts a model: videos that it sees as the labels, primed by stimuli.
 
-    Arguments and errors are those of `prepare` and `iterate`.
+    Arguments and errors are those of `prepare` and `iterate`; all processes of
+    `jax.distributed` give the same.
 
     >>> result = synthesize(model, stimuli, ["jack"])           # doctest: +SKIP
     """
@@ -680,12 +707,14 @@ def synthesize(
     metrics = []
     for snapshot in iterate(problem, devices=devices):
         metrics.append(snapshot.metrics)
+    own = parallel.own(len(problem), devices or parallel.all_devices())
     return Result(
-        videos=best_pixels(problem, snapshot.state()),
-        labels=problem.labels,
+        videos=best_pixels(problem, snapshot.state())[: len(own)],
+        labels=problem.labels[own],
         metrics={
             name: np.concatenate([part[name] for part in metrics])
             for name in metrics[0]
         },
         weights=problem.objective.weights,
+        numbers=own,
     )

@@ -196,7 +196,7 @@ def test_blur_spreads_gradients_over_space_and_time_by_itself():
 
 def test_the_settings_of_blur_and_noise_reach_the_videos(tiny, stimuli):
     spec = tiny.spec
-    states = [synthesis.init_state(spec, Config(noise=n), 1) for n in (0.0, 0.1, 1.0)]
+    states = [synthesis.init_state(spec, Config(noise=n), [0]) for n in (0.0, 0.1, 1.0)]
     spreads = [float(np.std(state.videos)) for state in states]
     assert spreads[0] == 0 < spreads[1] < spreads[2]
 
