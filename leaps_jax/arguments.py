@@ -188,7 +188,7 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
         "--shard",
         metavar="I/N",
         help="with --jobs: do rows I-1, I-1+N, I-1+2N and so on, I from 1 to N; by"
-        " default the share of this process among those of jax.distributed",
+        " default those of --process among --processes, which need no --coordinator",
     )
     add("--steps", type=int, metavar="N", help="optimisation steps")
     add("--seed", type=int, metavar="N", help="of every random draw")

@@ -218,6 +218,7 @@ _NOT_WITH_JOBS = {
         ("verifier", "stimulus", "label", "copies", "seed"),
         "every row gives its own; make it a column",
     ),
+    "coordinator": "no process waits for another; leave it out",
     "judge": "leave it out",
     "save_every": "rows are saved as they finish; leave it out",
     "preview_every": "leave it out",
@@ -235,6 +236,9 @@ def _jobs(options: argparse.Namespace) -> int:
     if any(text.partition("=")[0] == "seed" for text in options.set):
         remedy = _NOT_WITH_JOBS["seed"]
         raise UserError(f"--set seed: not together with --jobs; {remedy}")
+    shard = options.shard
+    if shard is None and None not in (options.process, options.processes):
+        shard = f"{options.process + 1}/{options.processes}"
     shared = ("method", "frames", "size", "stride", "short", "dtype", "remat")
     record = jobs.execute(
         options.jobs,
@@ -245,7 +249,7 @@ def _jobs(options: argparse.Namespace) -> int:
             **{name: getattr(options, name) for name in shared},
         ),
         _given(options.batch, arguments.BATCH),
-        jobs.Shard.parse(options.shard),
+        jobs.Shard.parse(shard),
     )
     for line in record["errors"]:
         _say(line)

@@ -305,6 +305,8 @@ REFUSED = {
     "seed": (HEAD, {"seed": 0}, ["--seed", "make it a column"]),
     "set seed": (HEAD, {"set": "seed=1"}, ["--set seed", "make it a column"]),
     "overwrite": (HEAD, {"overwrite": None}, ["--overwrite", "another folder"]),
+    "coordinator": (HEAD, {"coordinator": "a:1"}, ["--coordinator", "leave it out"]),
+    "process": (HEAD, {"processes": 2, "process": 2}, ["shard=3/2", "from 1 to n"]),
     "judge": (HEAD, {"judge": "a"}, ["--judge", "leave it out"]),
     "batch": (HEAD, {"batch": 0}, ["batch=0", "at least 1"]),
     "shard": (HEAD, {"shard": "0/3"}, ["shard=0/3", "from 1 to n"]),
