@@ -125,7 +125,7 @@ def leaving(*known: type[BaseException]) -> Iterator[None]:
     """Ends this process at once after an error that the others do not meet as well.
 
     By itself Python would wait at its end for the others, and they for this one. So
-    they see it gone: at once with gloo, after `HEARTBEAT` seconds on accelerators.
+    they see it gone: at their next collective with gloo, else by `HEARTBEAT`.
 
     Args:
       known: errors that all processes raise, besides UserError.

@@ -1,0 +1,66 @@
+"""The step of this project against the same in PyTorch, one after the other.
+
+    python tests/speed.py slow_r50:8 x3d_xs:32
+    python tests/speed.py x3d_xs:1:16:80 --device cpu --steps 5
+
+Each argument is MODEL:BATCH or MODEL:BATCH:FRAMES:SIZE; the verifier is X3D-XS at
+4 x 182 x 182. Every measurement is a process of its own. Prints a line of JSON each,
+and at the end a table of the fastest mode of PyTorch against `leaps-jax bench`.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from torch_peer import INPUTS
+
+MODES = {"cuda": ("eager", "tuned", "compile"), "cpu": ("eager", "compile")}
+
+
+def run(*words: str) -> dict | None:
+    """The JSON that a command prints last; None if it fails."""
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    if done.returncode:
+        print(" ".join(words), "failed:", done.stderr.strip().splitlines()[-1:])
+        return None
+    print(line := done.stdout.splitlines()[-1], flush=True)
+    return json.loads(line)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="+", metavar="MODEL:BATCH[:FRAMES:SIZE]")
+    parser.add_argument("--device", default="cuda", choices=MODES)
+    parser.add_argument("--modes", nargs="+", help="of PyTorch; all by default")
+    parser.add_argument("--steps", default="20", help="of one call; 5 are timed")
+    options = parser.parse_args()
+    peer = str(Path(__file__).with_name("torch_peer.py"))
+    rows = [
+        "| model | batch | clip | PyTorch | ms | here, ms | ratio |",
+        "|---" * 7 + "|",
+    ]
+    for text in options.models:
+        name, batch, *clip = text.split(":")
+        frames, size = clip or map(str, INPUTS[name])
+        same = ("--batch", batch, "--frames", frames, "--size", size)
+        same += ("--steps", options.steps)
+        verifier = ("--verifier", "x3d_xs", "--verifier-size", "182", "--json")
+        ours = run("-m", "leaps_jax", "bench", "--model", name, *same, *verifier)
+        modes = options.modes or MODES[options.device]
+        theirs = [
+            run(peer, name, mode, *same, "--device", options.device) for mode in modes
+        ]
+        known = [report for report in theirs if report]
+        if ours and known:
+            best = min(known, key=lambda report: report["ms_per_step"])
+            a, b = best["ms_per_step"], ours["ms_per_step"]
+            clip = f"{frames}x{size}"
+            cells = (name, batch, clip, best["mode"], f"{a:.1f}", f"{b:.1f}")
+            rows.append(f"| {' | '.join(cells)} | {a / b:.1f} |")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
