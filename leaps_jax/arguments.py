@@ -10,6 +10,8 @@ from leaps_jax import objectives, stimuli, training
 from leaps_jax.actions import gallery, scenes
 from leaps_jax.config import Config
 
+BATCH = 8  # videos of a table that are optimised at a time
+
 
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line."""
@@ -130,11 +132,20 @@ def _add_overwrite(sub: argparse.ArgumentParser) -> None:
 
 def _add_synthesize(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    add(
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "--model",
-        required=True,
         metavar="NAME@WEIGHTS",
         help="a zoo name and a checkpoint folder or published file",
+    )
+    what.add_argument(
+        "--jobs",
+        type=Path,
+        metavar="FILE",
+        help="a CSV table with the columns model, verifier, stimulus, label, copies,"
+        " seed; verifier, copies (1) and seed (the number of the row, from 0) may be"
+        " empty. Other settings hold for every row; the same command goes on with the"
+        " rows that are not done",
     )
     add("--verifier", metavar="NAME@WEIGHTS", help="another model of the same domain")
     add(
@@ -167,6 +178,18 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
         help=" | ".join(objectives.METHODS),
     )
     add("--copies", type=int, default=1, metavar="N", help="videos per pair")
+    add(
+        "--batch",
+        type=int,
+        metavar="N",
+        help=f"with --jobs: videos on all devices at a time, {BATCH} by default",
+    )
+    add(
+        "--shard",
+        metavar="I/N",
+        help="with --jobs: do rows I-1, I-1+N, I-1+2N and so on, I from 1 to N; by"
+        " default those of --process among --processes, which need no --coordinator",
+    )
     add("--steps", type=int, metavar="N", help="optimisation steps")
     add("--seed", type=int, metavar="N", help="of every random draw")
     add("--frames", type=int, metavar="N", help="frames, if not the model's own")

@@ -25,6 +25,7 @@ from leaps_jax import (
     bench,
     checkpoints,
     evaluation,
+    jobs,
     loading,
     objectives,
     processes,
@@ -116,6 +117,12 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _synthesize(options: argparse.Namespace) -> int:
+    if options.jobs:
+        return _jobs(options)
+    for name in ("batch", "shard"):
+        if getattr(options, name) is not None:
+            given = f"{name}={getattr(options, name)}"
+            raise UserError(f"{given}: is for --jobs; leave it out")
     config = _config(options)
     processes.join(options.coordinator, options.processes, options.process)
     with processes.leaving(synthesis.NotFiniteError):
@@ -204,6 +211,59 @@ def _problem(
         "config": dataclasses.asdict(config),
     }
     return problem, settings, judges, notes
+
+
+_NOT_WITH_JOBS = {
+    **dict.fromkeys(
+        ("verifier", "stimulus", "label", "copies", "seed"),
+        "every row gives its own; make it a column",
+    ),
+    "coordinator": "no process waits for another; leave it out",
+    "judge": "leave it out",
+    "save_every": "rows are saved as they finish; leave it out",
+    "preview_every": "leave it out",
+    "overwrite": "rows are never written twice; choose another folder",
+}
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    words = ["synthesize", "--jobs", str(options.jobs), "--out", str(options.out)]
+    defaults = arguments.parser().parse_args(words)
+    for name, remedy in _NOT_WITH_JOBS.items():
+        if getattr(options, name) != getattr(defaults, name):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag}: not together with --jobs; {remedy}")
+    if any(text.partition("=")[0] == "seed" for text in options.set):
+        remedy = _NOT_WITH_JOBS["seed"]
+        raise UserError(f"--set seed: not together with --jobs; {remedy}")
+    shard = options.shard
+    if shard is None and None not in (options.process, options.processes):
+        shard = f"{options.process + 1}/{options.processes}"
+    shared = ("method", "frames", "size", "stride", "short", "dtype", "remat")
+    record = jobs.execute(
+        options.jobs,
+        options.out,
+        jobs.Settings(
+            config=_config(options),
+            data_dir=options.data_dir,
+            **{name: getattr(options, name) for name in shared},
+        ),
+        _given(options.batch, arguments.BATCH),
+        jobs.Shard.parse(shard),
+    )
+    for line in record["errors"]:
+        _say(line)
+    if record["failed"]:
+        _say(f"{record['failed']} rows failed: {options.out / record['failures']}")
+    if record["batches"] > 1:
+        idle = f"{record['idle_share']:.2%} of the time after the first batch"
+        _say(f"{record['batches']} batches; devices waited for {idle}")
+    done = record["done_before"] + record["finished"]
+    print(f"results: {done} of {record['rows']} rows in {options.out / 'rows'}")
+    if record["status"] == "stopped":
+        _say(f"stopped; the same command goes on with {options.out}")
+        return 130
+    return 1 if record["failed"] else 0
 
 
 def _config(options: argparse.Namespace) -> Config:

@@ -163,7 +163,7 @@ def load_model(
         model = _referenced(reference)
     except UserError as error:
         raise UserError(f"{argument}={reference!r}: {error}") from None
-    module = model.module.clone(dtype=_compute_type(dtype), remat=remat)
+    module = model.module.clone(dtype=compute_type(dtype), remat=remat)
     return dataclasses.replace(model, module=module)
 
 
@@ -216,7 +216,7 @@ def initialize(
         tuple(classes),
         frames=frames,
         size=size,
-        dtype=_compute_type(dtype),
+        dtype=compute_type(dtype),
         remat=remat,
     )
     if stride is not None:
@@ -286,8 +286,12 @@ def for_classes(
     return Model(module, variables, spec)
 
 
-def _compute_type(dtype: Any) -> Any:
-    """A module's `dtype`: None is float32 there, and the machine's choice here."""
+def compute_type(dtype: Any) -> Any:
+    """A module's `dtype`: None is float32 there, and the machine's choice here.
+
+    Raises:
+      UserError: no network computes in it.
+    """
     if dtype is None:
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     known = {"float32": None, "bfloat16": jnp.bfloat16, "float16": jnp.float16}

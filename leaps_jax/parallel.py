@@ -133,6 +133,16 @@ def map_steps(
     )
 
 
+def map_videos(function: Callable, devices: Sequence[jax.Device]) -> Callable:
+    """Compiles `(constants, *videos) -> tree` for the videos of each device."""
+
+    def one(constants, videos):
+        return function(constants, *videos)
+
+    mapped = jax.pmap(one, axis_name=AXIS, in_axes=(None, 0), devices=list(devices))
+    return lambda constants, *videos: mapped(constants, videos)
+
+
 def batch_mean(weight: jax.Array) -> Callable[[jax.Array], jax.Array]:
     """The mean over the videos of all devices, padding left out.
 

@@ -22,9 +22,16 @@ class Steps:
     ...     steps.update(50, {"total": 3.2})
     """
 
-    def __init__(self, name: str, total: int, start: int = 0, shown: bool = True):
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        start: int = 0,
+        shown: bool = True,
+        unit: str = "steps",
+    ):
         self._name, self._total, self._start = name, total, start
-        self._shown = shown
+        self._shown, self._unit = shown, unit
         self._console = Console(stderr=True)
         self._began = self._last_line = time.monotonic()
         self._first: tuple[int, float] | None = None
@@ -64,7 +71,7 @@ class Steps:
             self._first = (step, now)
         done, seconds = step - self._first[0], now - self._first[1]
         per_second = done / seconds if done and seconds else 0.0
-        rate = f"{per_second:.3g} steps/s" if per_second else ""
+        rate = f"{per_second:.3g} {self._unit}/s" if per_second else ""
         text = "  ".join(f"{key} {value:.3g}" for key, value in numbers.items())
         if self._bar:
             self._bar.update(self._task, completed=step, rate=rate, numbers=text)

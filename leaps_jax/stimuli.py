@@ -26,13 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax.actions import motions, scenes
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError, nearest
-from leaps_jax.video import resize_and_crop, sample_frames
+from leaps_jax.video import sample_frames
 
 PathLike = str | os.PathLike[str]
 
@@ -93,6 +92,25 @@ def load_stimuli(
         paths, spec, short=short, data_dir=data_dir, argument=argument
     )
     return videos
+
+
+def load_stimulus(
+    path: PathLike,
+    spec: ModelSpec,
+    *,
+    short: str = "refuse",
+    data_dir: PathLike | None = None,
+    argument: str = "stimulus",
+) -> np.ndarray:
+    """Loads a single clip, (t, h, w, 3), in the thread of the caller.
+
+    Arguments and errors are those of `load_stimuli`; several clips are one more error.
+    """
+    total, sources = _sources(path, argument, data_dir, spec)
+    if total != 1:
+        raise _error(argument, path, f"holds {total} clips; name one of them")
+    video, _ = _load_one(next(sources), spec, short, argument)
+    return video
 
 
 def load_labelled(
@@ -628,9 +646,22 @@ def _load_one(
         chosen = sample_frames(len(frames), spec.frames, spec.stride, short=short)
     except UserError as error:
         raise _error(argument, source.name, error) from None
-    pixels = frames[chosen].astype(np.float32) / 255
-    video = np.asarray(resize_and_crop(jnp.asarray(pixels), spec.size))
+    video = _resize_and_crop(frames[chosen], spec.size) / np.float32(255)
     return np.clip(video, 0, 1), label
+
+
+# In numpy, since each clip has another shape, for which JAX would compile anew, and
+# since clips are read while the device works.
+
+
+def _resize_and_crop(frames: np.ndarray, size: int) -> np.ndarray:
+    """`video.resize_and_crop` of (t, h, w, 3) uint8 to float32 in [0, 255]."""
+    h, w = frames.shape[1:3]
+    height, width = round(h * size / min(h, w)), round(w * size / min(h, w))
+    top, left = (height - size) // 2, (width - size) // 2
+    rows = _resizing(h, height)[top : top + size]
+    columns = _resizing(w, width)[left : left + size]
+    return np.stack([_resized(frame, rows, columns) for frame in frames])
 
 
 def _resize_short_side(frames: np.ndarray, size: int) -> np.ndarray:
@@ -641,18 +672,23 @@ def _resize_short_side(frames: np.ndarray, size: int) -> np.ndarray:
     height, width = round(h * size / min(h, w)), round(w * size / min(h, w))
     rows, columns = _resizing(h, height), _resizing(w, width)
     resized = np.empty((len(frames), height, width, 3), np.uint8)
-    # numpy, since each clip has another shape, for which JAX would compile anew.
     for i, frame in enumerate(frames):
-        pixels = np.tensordot(rows, frame.astype(np.float32), 1)  # (height, w, 3)
-        pixels = np.einsum("xw,hwc->hxc", columns, pixels, optimize=True)
-        resized[i] = np.clip(np.rint(pixels), 0, 255)
+        resized[i] = np.clip(np.rint(_resized(frame, rows, columns)), 0, 255)
     return resized
 
 
-@functools.lru_cache(maxsize=256)
+def _resized(frame: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    pixels = np.tensordot(rows, frame.astype(np.float32), 1)  # (height, w, 3)
+    return np.einsum("xw,hwc->hxc", columns, pixels, optimize=True)
+
+
+@functools.lru_cache(maxsize=32)
 def _resizing(before: int, after: int) -> np.ndarray:
     """The matrix (after, before) by which `jax.image.resize` resizes one axis."""
-    return np.asarray(jax.image.resize(jnp.eye(before), (after, before), "linear"))
+    places = (np.arange(after) + 0.5) * before / after - 0.5
+    away = np.abs(places[:, None] - np.arange(before)) / max(before / after, 1)
+    weights = np.maximum(0, 1 - away)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _error(argument: str, value: object, reason: object) -> UserError:

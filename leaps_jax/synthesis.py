@@ -36,7 +36,9 @@ class State(flax.struct.PyTreeNode):
       optimizer: the state of optax, one a video.
       best_videos: per video, the one with the lowest loss at the end of any call.
       best_loss: (b,), that loss, of the video as it is.
-      index: (b,) number of the video in the whole run: the source of its randomness.
+      seed: (b,) and
+      index: (b,) number of the video among those of its seed: with the step, the only
+        sources of its randomness.
       step: (b,) steps done.
       finite: (b,), False once any loss or gradient was not finite; from then on the
         state stays as it was before that step.
@@ -46,6 +48,7 @@ class State(flax.struct.PyTreeNode):
     optimizer: Any
     best_videos: jax.Array
     best_loss: jax.Array
+    seed: jax.Array
     index: jax.Array
     step: jax.Array
     finite: jax.Array
@@ -157,11 +160,8 @@ def make_update_step(
     optimizer = make_optimizer(config, model.spec)
     augment = augmentation(config, model.spec)
 
-    def key_of(index: jax.Array, step: jax.Array) -> jax.Array:
-        return jax.random.fold_in(_video_key(config.seed, index), step)
-
     def loss(videos, state: State, batch: Batch, frozen: Frozen):
-        keys = jax.vmap(key_of)(state.index, state.step)
+        keys = jax.vmap(_key)(state.seed, state.index, state.step)
         seen = jax.vmap(augment)(keys, videos)
         seen = at_octave(seen, octave, config.octave_scale)
         values, logits = _evaluate(model, verifier, objective, seen, batch, frozen)
@@ -258,42 +258,50 @@ def _where(chosen: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
 
-def _video_key(seed: int, index: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(seed), index)
+def _key(seed: jax.Array, index: jax.Array, step: int | jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), index), step)
 
 
 def init_state(
     spec: ModelSpec,
     config: Config,
-    numbers: Sequence[int] | np.ndarray,
-    stimuli: np.ndarray | None = None,
+    numbers: Any,
+    stimuli: Any = None,
+    seed: Any = None,
 ) -> State:
     """The state before the first step, of the videos with these numbers.
 
     Videos start from noise in the model's normalised space, independent
     per video, or from the stimuli if `config.init` is "stimulus".
+
+    Args:
+      spec: of the model.
+      config: settings.
+      numbers: (n,) of the videos among those of their seed.
+      stimuli: (n, t, h, w, 3) pixels in [0, 1], where videos start from them.
+      seed: (n,), one a video; that of the settings by default.
     """
-    index, count = jnp.asarray(numbers, jnp.int32), len(numbers)
+    count, index = len(numbers), jnp.asarray(numbers, jnp.int32)
+    seed = np.full(count, config.seed, np.uint32) if seed is None else seed
+    seed = jnp.asarray(seed)
     shape = (spec.frames, spec.size, spec.size, 3)
     if config.init == "stimulus":
         videos = video_lib.normalize(jnp.asarray(stimuli), spec)
     else:
         # One more than any step, so that no step draws from the key of the noise.
         noise = jax.vmap(
-            lambda i: (
-                config.noise
-                * jax.random.normal(
-                    jax.random.fold_in(_video_key(config.seed, i), config.steps), shape
-                )
+            lambda s, i: (
+                config.noise * jax.random.normal(_key(s, i, config.steps), shape)
             )
         )
-        videos = noise(index)
+        videos = noise(seed, index)
     videos = video_lib.clip_to_pixels(videos, spec)
     return State(
         videos=videos,
         optimizer=jax.vmap(make_optimizer(config, spec).init)(videos),
         best_videos=videos,
         best_loss=jnp.full(count, jnp.inf),
+        seed=seed,
         index=index,
         step=jnp.zeros(count, jnp.int32),
         finite=jnp.ones(count, bool),
@@ -310,19 +318,26 @@ class Snapshot:
       state: fetches the whole state to the host, ready to save and to `iterate` from;
         call it before asking for the next snapshot, which reuses its memory. Of
         several processes, each fetches the videos that it holds.
+      placed: the same on the devices, (devices, videos of each, ...); None after an
+        error.
     """
 
     step: int
     metrics: dict[str, np.ndarray]
     state: Callable[[], State]
+    placed: State | None = None
 
 
 class NotFiniteError(RuntimeError):
-    """A loss or gradient was not finite; `snapshot` holds the last good state."""
+    """A loss or gradient was not finite.
 
-    def __init__(self, message: str, snapshot: Snapshot):
+    `snapshot` holds the last good state, `videos` the numbers of those that were not.
+    """
+
+    def __init__(self, message: str, snapshot: Snapshot, videos: Sequence[int] = ()):
         super().__init__(message)
         self.snapshot = snapshot
+        self.videos = videos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -452,13 +467,7 @@ def prime(
 ) -> dict[str, np.ndarray]:
     """μ(z_l(v)): the mean of every tap for stimuli, all or some, {tap: (n, c)}."""
     numbers = np.arange(len(stimuli)) if numbers is None else numbers
-
-    @jax.jit
-    def means(variables, videos):
-        normalized = video_lib.normalize(videos, model.spec)
-        _, found = taps.apply(model.module, variables, normalized, model.tap_filter)
-        return {name: tap.mean() for name, tap in found.items()}
-
+    means = jax.jit(functools.partial(_tap_means, model))
     parts = [
         jax.device_get(means(model.variables, jnp.asarray(stimuli[some])))
         for some in np.split(numbers, range(batch, len(numbers), batch))
@@ -466,36 +475,14 @@ def prime(
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-def place(
-    problem: Problem, state: State, devices: Sequence[jax.Device]
-) -> tuple[State, Batch, Frozen]:
-    """Primes the model and puts on the devices what `make_steps` takes.
-
-    Of several processes, each primes for and places the videos of its own devices.
-    """
-    n = len(problem)
-    held = parallel.held(n, devices)
-    if not np.array_equal(state.index, held):
-        rows = np.searchsorted(state.index, held)
-        state = jax.tree.map(lambda x: np.asarray(x)[rows], state)
-    primed = {}
-    if "stimulus" in problem.objective.uses:
-        assert problem.stimuli is not None
-        primed = prime(problem.model, problem.stimuli, held)
-    verifier = problem.verifier
-    moments = taps.target_moments(verifier) if verifier is not None else {}
-    frozen = Frozen(
-        problem.model.variables, verifier and verifier.variables, dict(moments)
-    )
-    batch = Batch(problem.labels[held], np.ones(len(held)), primed)
-    batch = parallel.shard(batch, devices, n)
-    batch = batch.replace(weight=parallel.padding_weights(n, devices))
-    state = parallel.shard(state, devices, n)
-    return state, batch, parallel.replicate(frozen, devices)
+def _tap_means(model: Model, variables: Any, stimuli: jax.Array) -> dict[str, Any]:
+    normalized = video_lib.normalize(stimuli, model.spec)
+    _, found = taps.apply(model.module, variables, normalized, model.tap_filter)
+    return {name: tap.mean() for name, tap in found.items()}
 
 
 def make_steps(
-    problem: Problem, steps: int, devices: Sequence[jax.Device], octave: int = 0
+    problem: "Problem | Engine", steps: int, devices: Sequence[jax.Device], octave=0
 ) -> Callable:
     """`steps` update steps in one call, and then a look at which videos are the best.
 
@@ -506,6 +493,130 @@ def make_steps(
     of = (problem.model, problem.verifier, problem.objective)
     update_step = make_update_step(*of, problem.config, octave)
     return parallel.map_steps(update_step, make_keep_best(*of), steps, devices)
+
+
+class Engine:
+    """What batches of videos share: weights on the devices, and compiled functions.
+
+    Batches of one size, whatever is in them, are compiled once.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        verifier: Model | None,
+        objective: Objective,
+        config: Config,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        self.model, self.verifier = model, verifier
+        self.objective, self.config = objective, config
+        self.devices = list(devices or parallel.all_devices())
+        moments = taps.target_moments(verifier) if verifier is not None else {}
+        frozen = Frozen(model.variables, verifier and verifier.variables, dict(moments))
+        self.frozen = parallel.replicate(frozen, self.devices)
+        self._start = parallel.map_videos(self._starting, self.devices)
+        self._steps: dict[tuple[int, int], Callable] = {}
+
+    def place(self, problem: Problem, state: State) -> tuple[State, Batch]:
+        """Primes the model for videos that are under way.
+
+        Of several processes, each primes for and places those of its own devices.
+        """
+        n, primed = len(problem), {}
+        held = parallel.held(n, self.devices)
+        if not np.array_equal(state.index, held):
+            rows = np.searchsorted(state.index, held)
+            state = jax.tree.map(lambda x: np.asarray(x)[rows], state)
+        if "stimulus" in self.objective.uses:
+            assert problem.stimuli is not None
+            primed = prime(self.model, problem.stimuli, held)
+        batch = Batch(problem.labels[held], np.ones(len(held)), primed)
+        batch = parallel.shard(batch, self.devices, n)
+        batch = batch.replace(weight=parallel.padding_weights(n, self.devices))
+        return parallel.shard(state, self.devices, n), batch
+
+    def start(
+        self,
+        labels: np.ndarray,
+        weights: np.ndarray,
+        stimuli: np.ndarray | None,
+        seed: np.ndarray,
+        index: np.ndarray,
+    ) -> tuple[State, Batch]:
+        """New videos, primed: all on the devices, so that the host does not wait.
+
+        Args:
+          labels: (n,) target classes.
+          weights: (n,), 1 for a video and 0 for one that fills the batch up.
+          stimuli: (n, t, h, w, 3) pixels in [0, 1], or None where none are needed.
+          seed: (n,), of every random draw, with
+          index: (n,), the number of the video among those of its seed.
+        """
+        n = len(labels)
+        inputs = (stimuli, seed.astype(np.uint32), index.astype(np.int32))
+        state, primed = self._start(
+            self.frozen.model, *parallel.shard(inputs, self.devices)
+        )
+        batch = parallel.shard((labels, weights.astype(np.float32)), self.devices)
+        weight = batch[1] * parallel.padding_weights(n, self.devices)
+        return state, Batch(batch[0], weight, primed)
+
+    def _starting(self, variables, stimuli, seed, index):
+        spec, primed = self.model.spec, {}
+        if "stimulus" in self.objective.uses:
+            primed = _tap_means(self.model, variables, stimuli)
+        return init_state(spec, self.config, index, stimuli, seed), primed
+
+    def compile(self, state: State, batch: Batch) -> None:
+        """Compiles all that `run` will call, and calls nothing."""
+        for _, octave, steps in _calls(self.config, 0):
+            if (octave, steps) not in self._steps:
+                lazy: Any = make_steps(self, steps, self.devices, octave)
+                compiled = lazy.lower(state, batch, self.frozen).compile()
+                self._steps[octave, steps] = compiled
+
+    def run(
+        self, n: int, state: State, batch: Batch, step: int = 0
+    ) -> Iterator[Snapshot]:
+        """Optimises n videos from a step on; see `iterate`."""
+        names = list(self.objective.weights)
+        held = len(parallel.held(n, self.devices))
+        for done, octave, steps in _calls(self.config, step):
+            if (octave, steps) not in self._steps:
+                made = make_steps(self, steps, self.devices, octave)
+                self._steps[octave, steps] = made
+            state, metrics = self._steps[octave, steps](state, batch, self.frozen)
+            metrics = parallel.gather_metrics(metrics, n)
+            metrics = {name: metrics[name] for name in (*names, *_BESIDE_TERMS)}
+            fetch = functools.partial(parallel.gather, state, held)
+            if not np.asarray(state.finite).all():
+                raise _not_finite(done, fetch(), metrics)
+            yield Snapshot(done + steps, metrics, fetch, state)
+
+
+def _calls(config: Config, step: int) -> Iterator[tuple[int, int, int]]:
+    """The calls of a run from a step on: (step, octave, steps)."""
+    octave_steps = -(-config.steps // config.octaves)
+    while step < config.steps:
+        octave = config.octaves - 1 - step // octave_steps
+        boundary = min(config.steps, (step // octave_steps + 1) * octave_steps)
+        steps = min(config.steps_per_call, boundary - step)
+        yield step, octave, steps
+        step += steps
+
+
+def _engine(problem: Problem, devices: Sequence[jax.Device] | None) -> Engine:
+    of = (problem.model, problem.verifier, problem.objective, problem.config)
+    return Engine(*of, devices)
+
+
+def place(
+    problem: Problem, state: State, devices: Sequence[jax.Device]
+) -> tuple[State, Batch, Frozen]:
+    """Primes the model and puts on the devices what `make_steps` takes."""
+    engine = _engine(problem, devices)
+    return *engine.place(problem, state), engine.frozen
 
 
 def iterate(
@@ -524,29 +635,11 @@ def iterate(
     Raises:
       NotFiniteError: names the term and the step.
     """
-    devices = list(devices or parallel.all_devices())
-    config, n = problem.config, len(problem)
-    names = list(problem.objective.weights)
-    held = parallel.held(n, devices)
-    state = problem.init_state(held) if state is None else state
+    engine = _engine(problem, devices)
+    if state is None:
+        state = problem.init_state(parallel.held(len(problem), engine.devices))
     step = int(state.step[0])
-    sharded, batch, frozen = place(problem, state, devices)
-    compiled: dict[tuple[int, int], Callable] = {}
-    octave_steps = -(-config.steps // config.octaves)
-    while step < config.steps:
-        octave = config.octaves - 1 - step // octave_steps
-        boundary = min(config.steps, (step // octave_steps + 1) * octave_steps)
-        steps = min(config.steps_per_call, boundary - step)
-        if (octave, steps) not in compiled:
-            compiled[octave, steps] = make_steps(problem, steps, devices, octave)
-        sharded, metrics = compiled[octave, steps](sharded, batch, frozen)
-        metrics = parallel.gather_metrics(metrics, n)
-        metrics = {name: metrics[name] for name in (*names, *_BESIDE_TERMS)}
-        fetch = functools.partial(parallel.gather, sharded, len(held))
-        if not np.asarray(sharded.finite).all():
-            raise _not_finite(step, fetch(), metrics)
-        step += steps
-        yield Snapshot(step, metrics, fetch)
+    yield from engine.run(len(problem), *engine.place(problem, state), step)
 
 
 def _not_finite(
@@ -555,14 +648,16 @@ def _not_finite(
     bad = {name: ~np.isfinite(v).all(axis=1) for name, v in metrics.items()}
     row = int(np.argmax(np.stack(list(bad.values())).any(axis=0)))
     names = [name for name in bad if bad[name][row] and name not in _DERIVED]
-    videos = np.flatnonzero(~np.isfinite([v[row] for v in metrics.values()]).all(0))
+    fine = np.isfinite([v[row] for v in metrics.values()]).all(0)
+    videos = np.flatnonzero(~fine).tolist()
     good = {name: values[:row] for name, values in metrics.items()}
     state = state.replace(finite=np.ones_like(state.finite))
     return NotFiniteError(
         f"{', '.join(names)} not finite at step {step + row} for video(s)"
-        f" {videos.tolist()}; the state before that step is kept; lower learning_rate"
+        f" {videos}; the state before that step is kept; lower learning_rate"
         " or that term's weight",
         Snapshot(step + row, good, lambda: state),
+        videos,
     )
 
 

@@ -31,6 +31,7 @@ LAYERS = [
     {"actions.gallery"},
     {"actions.dataset"},
     {"runs"},
+    {"jobs"},
     {"arguments"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,565 @@
+"""Tables of jobs: every good row once, whatever batch, shard, kill or bad row."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_tiny
+
+from leaps_jax import Config, UserError, jobs, objectives, synthesis
+from leaps_jax.cli import main
+
+TESTS = Path(__file__).parent
+CONFIG = Config(steps=6, steps_per_call=3)
+SETTINGS = jobs.Settings("leaps", CONFIG)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Keeps compiled steps from test to test and for other processes."""
+    kept = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
+    before = {name: getattr(jax.config, name) for name in kept}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in kept.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """`tiny@0` and so on are tiny networks; counts how often a step is traced."""
+    made, traced = {}, []
+
+    def load(reference, **_):
+        name, _, seed = reference.partition("@")
+        if name != "tiny":
+            raise UserError(f"model={reference!r}: unknown; write tiny@0")
+        return made.setdefault(seed, make_tiny(int(seed)))
+
+    make = synthesis.make_update_step
+
+    def counting(model, *rest):
+        step = make(model, *rest)
+
+        def counted(*of):
+            traced.append(model)
+            return step(*of)
+
+        return counted
+
+    monkeypatch.setattr(jobs.loading, "load_model", load)
+    monkeypatch.setattr(synthesis, "make_update_step", counting)
+    return traced
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    for i in range(4):
+        frames = np.random.default_rng(i).integers(0, 255, (8, 32, 40, 3), np.uint8)
+        np.savez(folder / f"{i}.npz", video=frames)
+    return folder
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, jobs.COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def table(tmp_path, clips):
+    """Seven rows, eleven videos."""
+    rows = [
+        {"model": "tiny@0", "stimulus": clips / f"{i % 4}.npz", "label": i % 5}
+        for i in range(7)
+    ]
+    rows[1] |= {"copies": 4, "seed": 7}
+    rows[4] |= {"copies": 2}
+    return write(tmp_path / "jobs.csv", rows)
+
+
+def results(out: Path) -> dict[int, dict[str, np.ndarray]]:
+    found = {}
+    for path in sorted((out / "rows").rglob("*.npz")):
+        assert path.parent.name == f"{int(path.stem) // 1000:03d}"
+        with np.load(path) as file:
+            found[int(path.stem)] = dict(file)
+    return found
+
+
+def files(out: Path) -> dict[str, tuple[int, int]]:
+    return {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in (out / "rows").rglob("*.npz")
+    }
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> int:
+    return np.abs(a.astype(int) - b.astype(int)).max()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_a_row_is_what_one_synthesis_with_its_settings_is(
+    tmp_path, models, table, clips, batch
+):
+    record = jobs.execute(table, tmp_path / "out", SETTINGS, batch)
+    assert (record["finished"], record["failed"]) == (7, 0)
+    assert record["batches"] == -(-11 // batch)
+    assert len(models) == 1, "every batch has the same shape"
+    found = results(tmp_path / "out")
+    assert list(found) == list(range(7))
+    row = found[1]
+    assert row["videos"].shape == (4, 4, 32, 32, 3) and row["videos"].dtype == np.uint8
+    assert row["labels"].tolist() == [1] * 4 and row["label"] == "1"
+    assert row["stimulus"] == str(clips / "1.npz") and row["seed"] == 7
+    assert found[5]["seed"] == 5, "by default, its number"
+    assert not os.listdir(tmp_path / "out" / "parts")
+
+    tiny = make_tiny(0)
+    stimulus = jobs.stimuli.load_stimulus(clips / "1.npz", tiny.spec)
+    config = Config(steps=6, steps_per_call=3, seed=7)
+    problem = synthesis.prepare(tiny, stimulus[None], [1], config=config).repeated(4)
+    *_, last = synthesis.iterate(problem)
+    pixels = synthesis.best_pixels(problem, last.state())
+    assert difference(np.rint(pixels * 255), row["videos"]) <= 1
+    assert difference(row["videos"][0], row["videos"][1]) > 50
+    total = row["final"][:, row["terms"].tolist().index("total")]
+    np.testing.assert_allclose(total, last.metrics["total"][-1], rtol=1e-3)
+    np.testing.assert_allclose(row["loss"], last.state().best_loss, rtol=1e-3)
+
+
+def test_rows_of_several_models_and_verifiers(tmp_path, models, clips):
+    """Each kind fills batches of its own, compiled once, also where kinds alternate."""
+    kinds = [("tiny@0", ""), ("tiny@1", ""), ("tiny@0", "tiny@1")]
+    rows = [
+        {"model": m, "verifier": v, "stimulus": clips / "0.npz", "label": "run"}
+        for _ in range(4)
+        for m, v in kinds
+    ]
+    table = write(tmp_path / "jobs.csv", rows)
+    record = jobs.execute(table, tmp_path / "out", SETTINGS, 4)
+    assert record["batches"] == record["finished"] / 4 == 3
+    assert len(models) == 3
+    for number, row in results(tmp_path / "out").items():
+        assert (row["model"], row["verifier"]) == kinds[number % 3]
+        assert ("diversity" in row["terms"]) == (number % 3 == 2)
+        assert row["labels"].tolist() == [3]
+
+
+def test_more_kinds_than_fit_in_memory(tmp_path, models, clips, monkeypatch):
+    monkeypatch.setattr(jobs, "_OPEN", 2)
+    rows = [
+        {"model": f"tiny@{i % 3}", "stimulus": clips / "0.npz", "label": 0}
+        for i in range(6)
+    ]
+    table = write(tmp_path / "jobs.csv", rows)
+    record = jobs.execute(table, tmp_path / "out", SETTINGS, 2)
+    assert record["finished"] == 6 and len(results(tmp_path / "out")) == 6
+
+
+def test_shards_part_the_rows(tmp_path, models, table):
+    jobs.execute(table, tmp_path / "whole", SETTINGS, 2)
+    for number in (1, 2, 3):
+        before = files(tmp_path / "out") if number > 1 else {}
+        shard = jobs.Shard(number, 3)
+        record = jobs.execute(table, tmp_path / "out", SETTINGS, 2, shard)
+        after = files(tmp_path / "out")
+        assert before.items() <= after.items()
+        new = {int(name[:6]) for name in after.keys() - before.keys()}
+        assert new == {k for k in range(7) if k % 3 == number - 1}
+        assert record["rows"] == record["finished"] == len(new)
+    whole, parts = results(tmp_path / "whole"), results(tmp_path / "out")
+    for number, row in whole.items():
+        assert difference(row["videos"], parts[number]["videos"]) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_no_shard(text):
+    with pytest.raises(UserError, match="write i/n"):
+        jobs.Shard.parse(text)
+
+
+# Rows that cannot be done.
+
+BAD = {
+    "no model": ({"model": ""}, "model='': missing"),
+    "another model": ({"model": "tine@0"}, "model='tine@0': unknown"),
+    "no label": ({"label": " "}, "label='': missing"),
+    "another label": ({"label": "runn"}, "did you mean run?"),
+    "no number": ({"label": "--5"}, "label='--5': is no class"),
+    "no stimulus": ({"stimulus": ""}, "stimulus='': missing"),
+    "another stimulus": ({"stimulus": "no.npz"}, "no such file"),
+    "a broken stimulus": ({"stimulus": __file__}, "not a clip's extension"),
+    "many stimuli": ({"stimulus": "{clips}"}, "holds 4 clips"),
+    "copies": ({"copies": "two"}, "copies='two': must be a whole number from 1"),
+    "no copies": ({"copies": 0}, "copies='0': must be"),
+    "seed": ({"seed": 2**32}, "seed='4294967296': must be a whole number from 0"),
+    "a long seed": ({"seed": "9" * 5000}, "must be a whole number from 0"),
+    "an open comma": ({"seed": "1", None: "2"}, "more fields than the 6 columns"),
+}
+
+
+def test_bad_rows_are_reported_and_the_others_done(
+    tmp_path, models, clips, capsys, monkeypatch
+):
+    monkeypatch.setattr(jobs, "_SHOWN", 5)
+    good = {"model": "tiny@0", "stimulus": str(clips / "0.npz"), "label": "run"}
+    rows = [good]
+    for change, _ in BAD.values():
+        rows += [good | change, good]
+    table = tmp_path / "jobs.csv"
+    with table.open("w") as file:
+        file.write("model,verifier,stimulus,label,copies,seed\n")
+        for row in rows:
+            extra = [row[None]] if None in row else []
+            values = [str(row.get(name, "")) for name in jobs.COLUMNS] + extra
+            file.write(",".join(values).format(clips=clips) + "\n")
+    words = ["synthesize", "--jobs", table, "--out", tmp_path / "out", "--batch", 4]
+    words += ["--steps", 2]
+    assert main([str(word) for word in words]) == 1
+    err = capsys.readouterr().err
+    assert sum(line.startswith("line ") for line in err.splitlines()) == 5
+    assert f"{len(BAD)} rows failed" in err and "failed-1-of-1.jsonl" in err
+    found = (tmp_path / "out" / "failed-1-of-1.jsonl").read_text().splitlines()
+    found = {line["row"]: line for line in map(json.loads, found)}
+    assert sorted(found) == list(range(1, len(rows), 2))
+    for (_, expected), row in zip(BAD.values(), sorted(found), strict=True):
+        assert expected in found[row]["error"] and found[row]["line"] == row + 2
+        assert "\n" not in found[row]["error"]
+    assert sorted(results(tmp_path / "out")) == list(range(0, len(rows), 2))
+
+
+def test_a_row_that_is_not_finite_fails_alone(tmp_path, models, clips, monkeypatch):
+    def explode(context):
+        bad = (context.labels == 3) * jnp.square(context.video).mean((1, 2, 3, 4))
+        return jnp.log(1 - 1e6 * bad)
+
+    def method(config):
+        return objectives.cross_entropy() + objectives.term("explosive", explode)
+
+    monkeypatch.setitem(objectives.METHODS, "explosive", method)
+    rows = [{"model": "tiny@0", "label": i, "copies": 2} for i in (0, 3, 1, 2)]
+    table = write(tmp_path / "jobs.csv", rows)
+    settings = jobs.Settings("explosive", CONFIG)
+    record = jobs.execute(table, tmp_path / "out", settings, 3)
+    assert (record["finished"], record["failed"]) == (3, 1)
+    assert "explosive" in record["errors"][0] and "line 3" in record["errors"][0]
+    assert sorted(results(tmp_path / "out")) == [0, 2, 3]
+
+
+def test_a_model_that_does_not_fit_fails_alone(tmp_path, models, clips, monkeypatch):
+    compile = synthesis.Engine.compile
+
+    def failing(engine, *of):
+        large = jobs.loading.load_model("tiny@0")
+        if engine.model.variables is large.variables:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\n...")
+        compile(engine, *of)
+
+    monkeypatch.setattr(synthesis.Engine, "compile", failing)
+    rows = [
+        {"model": f"tiny@{i % 2}", "stimulus": clips / "0.npz", "label": 0}
+        for i in range(8)
+    ]
+    table = write(tmp_path / "jobs.csv", rows)
+    record = jobs.execute(table, tmp_path / "out", SETTINGS, 2)
+    assert (record["finished"], record["failed"]) == (4, 4)
+    assert "lower --batch" in record["errors"][0]
+
+
+# Tables and folders that are refused.
+
+HEAD = "model,verifier,stimulus,label,copies,seed\n"
+REFUSED = {
+    "no file": (None, {}, ["jobs=", "cannot be read"]),
+    "empty": ("", {}, ["has no column model or label"]),
+    "no rows": (HEAD, {}, ["no rows"]),
+    "no header": ("tiny@0,,clip.npz,run,,\n", {}, ["column 'tiny@0' is unknown"]),
+    "column": ("model,label,seeds\n", {}, ["'seeds'", "did you mean seed?"]),
+    "twice": ("model,label,label\n", {}, ["two columns", "'label'"]),
+    "an open quote": (HEAD + 'tiny@0,,"a,run,,\n', {}, ["line 1", "open quote"]),
+    "model": (HEAD, {"model": "tiny@0"}, ["--model", "not allowed with"]),
+    "label": (HEAD, {"label": "run"}, ["--label", "make it a column"]),
+    "stimulus": (HEAD, {"stimulus": "a"}, ["--stimulus", "make it a column"]),
+    "verifier": (HEAD, {"verifier": "a"}, ["--verifier", "make it a column"]),
+    "copies": (HEAD, {"copies": 2}, ["--copies", "make it a column"]),
+    "seed": (HEAD, {"seed": 0}, ["--seed", "make it a column"]),
+    "set seed": (HEAD, {"set": "seed=1"}, ["--set seed", "make it a column"]),
+    "overwrite": (HEAD, {"overwrite": None}, ["--overwrite", "another folder"]),
+    "coordinator": (HEAD, {"coordinator": "a:1"}, ["--coordinator", "leave it out"]),
+    "process": (HEAD, {"processes": 2, "process": 2}, ["shard=3/2", "from 1 to n"]),
+    "judge": (HEAD, {"judge": "a"}, ["--judge", "leave it out"]),
+    "batch": (HEAD, {"batch": 0}, ["batch=0", "at least 1"]),
+    "shard": (HEAD, {"shard": "0/3"}, ["shard=0/3", "from 1 to n"]),
+    "short": (HEAD, {"short": "cut"}, ["short='cut'", "refuse or loop"]),
+    "dtype": (HEAD, {"dtype": "int8"}, ["dtype=int8", "float32 or bfloat16"]),
+    "size": (HEAD, {"size": 0}, ["size=0", "at least 1"]),
+    "method": (HEAD, {"method": "leap"}, ["method='leap'", "did you mean leaps?"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(tmp_path, capsys, case):
+    text, options, expected = REFUSED[case]
+    if text is not None:
+        (tmp_path / "jobs.csv").write_text(text)
+    words = ["synthesize", "--jobs", tmp_path / "jobs.csv", "--out", tmp_path / "out"]
+    for name, value in options.items():
+        words += [f"--{name}"] + ([] if value is None else [value])
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as error:
+        code = error.code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert code == 2 and all(word in line for word in expected), line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["batch", "shard"])
+def test_only_with_a_table(capsys, tmp_path, name):
+    words = ["synthesize", "--model", "a@b", "--out", str(tmp_path / "out")]
+    assert main([*words, f"--{name}", "1"]) == 2
+    assert "is for --jobs" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path, models, table):
+    out = tmp_path / "out"
+    jobs.execute(table, out, SETTINGS, 4)
+    before = files(out)
+    again = jobs.execute(table, out, SETTINGS, 2)
+    assert (again["done_before"], again["finished"]) == (7, 0)
+    other = jobs.Settings("leaps", Config(steps=7, steps_per_call=3), short="loop")
+    with pytest.raises(UserError, match=r"differs in short, steps\)"):
+        jobs.execute(table, out, other, 4)
+    table.write_text(table.read_text() + "tiny@0,,,run,,\n")
+    with pytest.raises(UserError, match=r"differs in table\)"):
+        jobs.execute(table, out, SETTINGS, 4)
+    with pytest.raises(UserError, match="exists and is no run"):
+        jobs.execute(table, TESTS, SETTINGS, 4)
+    assert files(out) == before
+
+
+def test_the_batch_matters_with_a_verifier_alone(tmp_path, models, clips):
+    row = {"model": "tiny@0", "stimulus": clips / "0.npz", "label": 0}
+    table = write(tmp_path / "jobs.csv", [row | {"verifier": "tiny@1"}])
+    jobs.execute(table, tmp_path / "out", SETTINGS, 1)
+    with pytest.raises(UserError, match=r"differs in batch\)"):
+        jobs.execute(table, tmp_path / "out", SETTINGS, 2)
+
+
+# Processes of their own.
+
+SCRIPT = """
+import json, os, resource, sys, time
+from pathlib import Path
+import numpy as np
+from conftest import make_tiny
+from leaps_jax import Config, jobs
+
+table, out, batch, steps, every = Path(sys.argv[1]), Path(sys.argv[2]), *map(
+    int, sys.argv[3:]
+)
+tiny = make_tiny(0)
+jobs.loading.load_model = lambda reference, **_: tiny
+add, seen = jobs._Writer._write, []
+
+def noting(self, items, *what):
+    add(self, items, *what)
+    if every and items[-1].row.number // every > len(seen):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        seen.append(pages * resource.getpagesize() / 2**20)
+        print(items[-1].row.number, round(seen[-1], 1), flush=True)
+
+jobs._Writer._write = noting
+config = Config(steps=steps, steps_per_call=max(1, steps // 2))
+settings = jobs.Settings("leaps", config)
+record = jobs.execute(table, out, settings, batch)
+print(json.dumps(record), flush=True)
+"""
+
+
+def start(table: Path, out: Path, batch: int, steps: int, every: int = 0, **variables):
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *map(str, (table, out, batch, steps, every))],
+        env=os.environ | {"PYTHONPATH": path} | variables,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_killed_and_started_again(tmp_path, clips):
+    """At most the batches in flight are lost, and nothing is written twice."""
+    rows = [
+        {"model": "tiny@0", "stimulus": clips / f"{i % 4}.npz", "label": i % 5}
+        for i in range(40)
+    ]
+    rows[3]["copies"] = 9  # goes through five batches
+    table, out = write(tmp_path / "jobs.csv", rows), tmp_path / "out"
+    batch, before = 2, 0
+    for wanted in (2, 12):
+        process = start(table, out, batch, 40)
+        while process.poll() is None and len(files(out)) < wanted:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done, now = files(out), videos(out)
+        assert wanted <= len(done) < 40
+        finished = json.loads((out / "shard-1-of-1.json").read_text())["batches"]
+        # two at most were between the devices and the disk
+        assert now - before >= batch * (finished - 2)
+        before = now
+    process = start(table, out, batch, 40)
+    record = json.loads(process.stdout.read().splitlines()[-1])
+    assert process.wait() == 0
+    assert record["done_before"] == len(done) and not record["failed"]
+    assert record["finished"] == 40 - len(done)
+    assert done.items() <= files(out).items(), "rows that were there are the same files"
+    assert sorted(results(out)) == list(range(40))
+    assert results(out)[3]["videos"].shape[0] == 9 and not os.listdir(out / "parts")
+    assert record["batches"] == -(-(48 - before) // batch)
+    whole = jobs_of(table, tmp_path / "whole")
+    for number, row in results(out).items():
+        assert difference(row["videos"], whole[number]["videos"]) <= 1
+
+
+def videos(out: Path) -> int:
+    """Finished rows' and those of parts."""
+    copies = [len(row["videos"]) for row in results(out).values()]
+    for path in out.glob("parts/*/0*.npz"):
+        first, last = path.stem.split("-")
+        copies.append(int(last) + 1 - int(first))
+    return sum(copies)
+
+
+def jobs_of(table: Path, out: Path) -> dict[int, dict[str, np.ndarray]]:
+    assert start(table, out, 8, 40).wait() == 0
+    return results(out)
+
+
+def test_ctrl_c_ends_in_order(tmp_path, clips):
+    rows = [{"model": "tiny@0", "stimulus": clips / "0.npz", "label": 1, "copies": 500}]
+    table, out = write(tmp_path / "jobs.csv", rows), tmp_path / "out"
+    process = start(table, out, 4, 40)
+    while process.poll() is None and not list(out.glob("parts/*/0*.npz")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    record = json.loads(process.stdout.read().splitlines()[-1])
+    assert process.wait() == 0 and record["status"] == "stopped"
+    copies = 4 * len(list(out.glob("parts/*/0*.npz")))
+    assert copies in (4 * record["batches"], 4 * record["batches"] - 4)
+
+
+def test_four_devices_make_the_same_videos(tmp_path, models, table):
+    """Also where the batch does not divide by them, and where it is smaller."""
+    jobs.execute(table, tmp_path / "one", SETTINGS, 5)
+    one = results(tmp_path / "one")
+    for batch in (3, 6):
+        flags = "--xla_force_host_platform_device_count=4"
+        out = tmp_path / str(batch)
+        assert start(table, out, batch, 6, XLA_FLAGS=flags).wait() == 0
+        for number, row in results(out).items():
+            assert difference(row["videos"], one[number]["videos"]) <= 1
+
+
+DISTRIBUTED = """
+import sys
+import jax
+
+address, number = sys.argv.pop(), int(sys.argv.pop())
+jax.distributed.initialize(address, 2, number)
+"""
+
+
+def test_two_processes_share_the_rows(tmp_path, models, table):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    words = [*map(str, (table, tmp_path / "out", 3, 6, 0))]
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", DISTRIBUTED + SCRIPT, *words, str(number), address],
+            env=os.environ | {"PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    records = [json.loads(p.stdout.read().splitlines()[-1]) for p in processes]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert [record["finished"] for record in records] == [4, 3]
+    jobs.execute(table, tmp_path / "one", SETTINGS, 3)
+    one, both = results(tmp_path / "one"), results(tmp_path / "out")
+    assert list(both) == list(range(7))
+    for number, row in both.items():
+        assert difference(row["videos"], one[number]["videos"]) <= 1
+
+
+def test_devices_do_not_wait(tmp_path, clips):
+    """A batch takes long beside what its clips take; they are decoded meanwhile."""
+    rows = [
+        {"model": "tiny@0", "stimulus": clips / f"{i % 4}.npz", "label": i % 5}
+        for i in range(32)
+    ]
+    table = write(tmp_path / "jobs.csv", rows)
+    process = start(table, tmp_path / "out", 4, 60)
+    record = json.loads(process.stdout.read().splitlines()[-1])
+    assert record["batches"] == 8 and record["idle_share"] < 0.05
+    assert record["seconds"] > record["idle_seconds"] > 0
+
+
+def test_a_slow_disk_or_decoder_shows_as_idle(tmp_path, models, table, monkeypatch):
+    """The clock of the idle time does see a device that waits."""
+    load = jobs.stimuli.load_stimulus
+
+    def slow(*args, **options):
+        time.sleep(0.3)
+        return load(*args, **options)
+
+    monkeypatch.setattr(jobs.stimuli, "load_stimulus", slow)
+    monkeypatch.setattr(jobs.os, "cpu_count", lambda: 1)
+    record = jobs.execute(table, tmp_path / "out", SETTINGS, 1)
+    assert record["idle_share"] > 0.2
+
+
+def test_one_process_a_shard(tmp_path, models, table):
+    folder = jobs._Folder(tmp_path / "out", jobs.Shard(1, 1))
+    (tmp_path / "out").mkdir()
+    with folder.locked(), pytest.raises(UserError, match="another process"):
+        jobs.execute(table, tmp_path / "out", SETTINGS, 4)
+    assert jobs.execute(table, tmp_path / "out", SETTINGS, 4)["finished"] == 7
+
+
+@pytest.mark.heavy
+def test_memory_of_the_host_stays_flat(tmp_path, clips):
+    rows = (
+        {"model": "tiny@0", "stimulus": clips / f"{i % 4}.npz", "label": i % 5}
+        for i in range(2000)
+    )
+    table = write(tmp_path / "jobs.csv", rows)
+    process = start(table, tmp_path / "out", 16, 1, every=200)
+    lines = process.stdout.read().splitlines()
+    assert process.wait() == 0
+    resident = [float(line.split()[1]) for line in lines[:-1]]
+    assert len(resident) >= 8
+    assert max(resident[2:]) - min(resident[2:]) < 32, resident
