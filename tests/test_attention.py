@@ -1,0 +1,88 @@
+"""Every form of attention is the one that defines it."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from leaps_jax.models import layers
+
+
+def drawn(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+    """What is given to cuDNN goes to JAX's own form of the same operation."""
+    theirs = jax.nn.dot_product_attention
+
+    def attention(*args, implementation, **options):
+        assert implementation == "cudnn"
+        length, channels = args[0].shape[1], args[0].shape[-1]
+        assert length % 2 == 0
+        assert channels % 8 == 0
+        assert args[1].shape == args[2].shape
+        return theirs(*args, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
+    return layers._attend_by_cudnn
+
+
+def check_same(form, q, k, v, *more):
+    """Equal values and gradients."""
+    want, transpose = jax.vjp(
+        lambda q, k, v: layers._attend_by_products(q, k, v, *more), q, k, v
+    )
+    have, other = jax.vjp(lambda q, k, v: form(q, k, v, *more), q, k, v)
+    gradient = drawn(9, *want.shape)
+    for a, b in zip(
+        [have, *other(gradient)], [want, *transpose(gradient)], strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("leading", "queries", "keys", "width"),
+    [
+        ((2,), 6, 6, 8),
+        ((2,), 7, 7, 8),
+        ((2, 3), 1, 10, 12),
+        ((2,), 8, 5, 12),
+    ],
+)
+def test_lengths_and_channels_are_filled_up(cudnn, leading, queries, keys, width):
+    q = drawn(0, *leading, queries, 2, width)
+    k, v = (drawn(seed, *leading, keys, 2, width) for seed in (1, 2))
+    check_same(functools.partial(cudnn, bias=None, looked_up=None), q, k, v)
+
+
+def test_few_tokens():
+    q, k, v = (drawn(seed, 2, 3, 8, 2, 16) for seed in range(3))
+    check_same(layers._attend_among_few, q, k, v)
+
+
+@pytest.mark.parametrize("length", [6, 7])
+def test_bias(cudnn, length):
+    q, k, v = (drawn(seed, 2, 3, length, 2, 8) for seed in range(3))
+    check_same(cudnn, q, k, v, drawn(3, 2, length, length), None)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_what_is_looked_up(cudnn, bias):
+    q, k, v = (drawn(seed, 2, 3, 6, 2, 8) for seed in range(3))
+    # by window, for all videos and heads, as Swin's shifted windows mask
+    owners = np.eye(4)[np.random.default_rng(0).integers(4, size=(3, 6))]
+    looked_up = drawn(4, 3, 6, 1, 4), owners
+    check_same(cudnn, q, k, v, drawn(3, 2, 6, 6) if bias else None, looked_up)
+    # by video and head, as MViT's relative positions
+    looked_up = drawn(4, 2, 3, 6, 2, 4), owners[0]
+    check_same(cudnn, q, k, v, None, looked_up)
+
+
+def test_a_look_up_adds_the_value_of_the_property():
+    values, of_keys = drawn(0, 5, 2, 4), np.array([1, 0, 3])
+    scores = layers.look_up(values, np.eye(4)[of_keys])
+    want = np.moveaxis(np.asarray(values)[:, :, of_keys], 1, 0)
+    np.testing.assert_allclose(scores, want, rtol=1e-6)
