@@ -32,14 +32,14 @@ def cudnn(monkeypatch):
 
 def check_same(form, q, k, v, *more):
     """Equal values and gradients."""
-    want, transpose = jax.vjp(
-        lambda q, k, v: layers._attend_by_products(q, k, v, *more), q, k, v
-    )
-    have, other = jax.vjp(lambda q, k, v: form(q, k, v, *more), q, k, v)
-    gradient = drawn(9, *want.shape)
-    for a, b in zip(
-        [have, *other(gradient)], [want, *transpose(gradient)], strict=True
-    ):
+    gradient = drawn(9, *q.shape[:-1], v.shape[-1])
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def values(form):
+        y, transpose = jax.vjp(lambda *of: form(*of, *more), q, k, v)
+        return y, *transpose(gradient)
+
+    for a, b in zip(values(form), values(layers._attend_by_products), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 

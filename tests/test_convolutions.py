@@ -1,5 +1,7 @@
 """Every form of a convolution is the one that defines it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +16,15 @@ def check_same(form, definition, shape, kernel_shape):
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], shape)
     kernel = jax.random.normal(keys[1], kernel_shape)
-    want, transpose = jax.vjp(definition, x, kernel)
-    have, other = jax.vjp(form, x, kernel)
-    gradient = jax.random.normal(keys[2], want.shape)
-    for a, b in zip(
-        [have, *other(gradient)], [want, *transpose(gradient)], strict=True
-    ):
+    shown = jax.eval_shape(definition, x, kernel)
+    gradient = jax.random.normal(keys[2], shown.shape)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def values(function):
+        y, transpose = jax.vjp(function, x, kernel)
+        return y, *transpose(gradient)
+
+    for a, b in zip(values(form), values(definition), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
@@ -30,7 +35,7 @@ def check_same(form, definition, shape, kernel_shape):
         ((5, 13, 13), 3, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
         ((4, 16, 12), 3, (2, 4, 4), (2, 4, 4), (0, 0, 0)),
         ((6, 16, 12), 3, (3, 7, 7), (2, 4, 4), (1, 3, 3)),
-        ((4, 14, 14), 20, (2, 2, 2), (2, 2, 2), (0, 0, 0)),
+        ((4, 6, 6), 20, (2, 2, 2), (2, 2, 2), (0, 0, 0)),
         ((5, 7, 6), 20, (3, 1, 1), (2, 1, 1), (1, 0, 0)),
         ((5, 7, 6), 20, (3, 1, 1), (1, 2, 2), (1, 0, 0)),
         ((5, 7, 6), 20, (1, 1, 1), (2, 2, 2), (0, 0, 0)),
@@ -58,7 +63,7 @@ DEPTHWISE = [
 ]
 
 
-@pytest.mark.parametrize("form", ["depthwise", "shifted_products", "fused"])
+@pytest.mark.parametrize("form", ["shifted_products", "fused"])
 @pytest.mark.parametrize(("size", "channels", "kernel", "stride"), DEPTHWISE)
 def test_depthwise_convolution(monkeypatch, form, size, channels, kernel, stride):
     # the kernel of a GPU, interpreted
