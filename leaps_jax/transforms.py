@@ -16,27 +16,10 @@ def roll(pixels: int) -> Transform:
     """Rolls height and width by up to `pixels` in either direction."""
 
     def transform(key: jax.Array, video: jax.Array) -> jax.Array:
-        return _rolled(video, jax.random.randint(key, (2,), -pixels, pixels + 1))
+        shift = jax.random.randint(key, (2,), -pixels, pixels + 1)
+        return jnp.roll(video, shift, axis=(1, 2))
 
     return transform
-
-
-@jax.custom_vjp
-def _rolled(video: jax.Array, shift: jax.Array) -> jax.Array:
-    """As `jnp.roll` over height and width, with the roll back as its gradient.
-
-    JAX would add gradients up where no two ever meet.
-    """
-    down, across = shift[0], shift[1]
-    rows = (jnp.arange(video.shape[1]) - down) % video.shape[1]
-    columns = (jnp.arange(video.shape[2]) - across) % video.shape[2]
-    return video[:, rows][:, :, columns]
-
-
-_rolled.defvjp(
-    lambda video, shift: (_rolled(video, shift), shift),
-    lambda shift, gradient: (_rolled(gradient, -shift), None),
-)
 
 
 def temporal_roll(frames: int) -> Transform:
