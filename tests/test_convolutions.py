@@ -43,7 +43,7 @@ def check_same(form, definition, shape, kernel_shape):
         ((5, 7, 6), 20, (3, 3, 3), (2, 2, 2), (1, 1, 1)),
     ],
 )
-@pytest.mark.parametrize("form", ["convolve", "_with_whole_eights"])
+@pytest.mark.parametrize("form", ["_with_products", "_in_two_dimensions"])
 def test_convolution(form, size, channels, kernel, stride, padding):
     check_same(
         lambda x, k: getattr(convolutions, form)(x, k, stride, padding),

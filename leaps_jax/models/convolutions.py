@@ -4,7 +4,8 @@
 3D convolutions are slow: on a GPU it moves channels to the front and back around each
 of them, and a CPU takes up to some hundred times as long for a gradient. So there
 `convolve` is a 2D convolution, and `depthwise` a Triton kernel on a GPU and a sum of
-shifted products on a CPU. tests/test_layers.py holds every form against the definition.
+shifted products on a CPU. tests/test_convolutions.py holds each form against its
+definition, the kernel interpreted.
 """
 
 import functools
@@ -44,7 +45,7 @@ def convolve(
         x,
         kernel,
         cpu=strided(_with_products),
-        cuda=strided(_with_whole_eights),
+        cuda=strided(_in_two_dimensions),
         default=strided(native),
     )
 
@@ -67,17 +68,6 @@ def _with_products(
     if kernel.shape[:3] != (1, 1, 1) or padding != (0, 0, 0):
         return _in_two_dimensions(x, kernel, stride, padding)
     return x[:, :: stride[0], :: stride[1], :: stride[2]] @ kernel[0, 0, 0]
-
-
-def _with_whole_eights(
-    x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3
-) -> jax.Array:
-    """`_in_two_dimensions` with channels filled up: tensor cores take eights."""
-    c, d = kernel.shape[3:]
-    if c >= 16:  # fewer become more there
-        x = jnp.pad(x, [*[(0, 0)] * 4, (0, -c % 8)])
-        kernel = jnp.pad(kernel, [*[(0, 0)] * 3, (0, -c % 8), (0, -d % 8)])
-    return _in_two_dimensions(x, kernel, stride, padding)[..., :d]
 
 
 def _in_two_dimensions(
