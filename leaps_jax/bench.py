@@ -1,8 +1,8 @@
 """How fast is a step? Time, memory, and how near the device's own limits it comes.
 
->>> report = measure(initialize("slow_r50", names), batch=8)      # doctest: +SKIP
+>>> report = measure(slow_r50, x3d_xs, batch=8)                   # doctest: +SKIP
 >>> report["ms_per_step"], report["share_of_matmul"]              # doctest: +SKIP
-(11.9, 0.21)
+(12.65, 0.1326)
 """
 
 import importlib.metadata
@@ -66,14 +66,17 @@ def measure(
         verifier,
         Config(steps=10**6, steps_per_call=steps),
     )
-    state, data, frozen = synthesis.place(problem, problem.init_state(), devices)
+    engine = synthesis.Engine(
+        model, problem.verifier, problem.objective, problem.config, devices
+    )
+    state, data = engine.place(problem, problem.init_state())
     compiled, cold, warm = _compile(
-        lambda: synthesis.make_steps(problem, steps, devices), state, data, frozen
+        lambda: engine.make_steps(steps), state, data, engine.frozen
     )
     times = []
     for _ in range(1 + calls):
         start = time.perf_counter()
-        state, metrics = compiled(state, data, frozen)
+        state, metrics = compiled(state, data, engine.frozen)
         total = np.asarray(metrics["total"])
         times.append(1e3 * (time.perf_counter() - start) / steps)
     assert np.isfinite(total).all()

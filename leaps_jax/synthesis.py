@@ -481,20 +481,6 @@ def _tap_means(model: Model, variables: Any, stimuli: jax.Array) -> dict[str, An
     return {name: tap.mean() for name, tap in found.items()}
 
 
-def make_steps(
-    problem: "Problem | Engine", steps: int, devices: Sequence[jax.Device], octave=0
-) -> Callable:
-    """`steps` update steps in one call, and then a look at which videos are the best.
-
-    Returns:
-      `(state, batch, frozen) -> (state, metrics)`, of what `place` returns; compiled
-      at its first call.
-    """
-    of = (problem.model, problem.verifier, problem.objective)
-    update_step = make_update_step(*of, problem.config, octave)
-    return parallel.map_steps(update_step, make_keep_best(*of), steps, devices)
-
-
 class Engine:
     """What batches of videos share: weights on the devices, and compiled functions.
 
@@ -568,11 +554,21 @@ class Engine:
             primed = _tap_means(self.model, variables, stimuli)
         return init_state(spec, self.config, index, stimuli, seed), primed
 
+    def make_steps(self, steps: int, octave: int = 0) -> Any:
+        """`steps` update steps in one call, and then a look at which videos are best.
+
+        Returns:
+          `(state, batch, frozen) -> (state, metrics)`, compiled at its first call.
+        """
+        of = (self.model, self.verifier, self.objective)
+        update_step = make_update_step(*of, self.config, octave)
+        return parallel.map_steps(update_step, make_keep_best(*of), steps, self.devices)
+
     def compile(self, state: State, batch: Batch) -> None:
         """Compiles all that `run` will call, and calls nothing."""
         for _, octave, steps in _calls(self.config, 0):
             if (octave, steps) not in self._steps:
-                lazy: Any = make_steps(self, steps, self.devices, octave)
+                lazy = self.make_steps(steps, octave)
                 compiled = lazy.lower(state, batch, self.frozen).compile()
                 self._steps[octave, steps] = compiled
 
@@ -584,8 +580,7 @@ class Engine:
         held = len(parallel.held(n, self.devices))
         for done, octave, steps in _calls(self.config, step):
             if (octave, steps) not in self._steps:
-                made = make_steps(self, steps, self.devices, octave)
-                self._steps[octave, steps] = made
+                self._steps[octave, steps] = self.make_steps(steps, octave)
             state, metrics = self._steps[octave, steps](state, batch, self.frozen)
             metrics = parallel.gather_metrics(metrics, n)
             metrics = {name: metrics[name] for name in (*names, *_BESIDE_TERMS)}
@@ -606,19 +601,6 @@ def _calls(config: Config, step: int) -> Iterator[tuple[int, int, int]]:
         step += steps
 
 
-def _engine(problem: Problem, devices: Sequence[jax.Device] | None) -> Engine:
-    of = (problem.model, problem.verifier, problem.objective, problem.config)
-    return Engine(*of, devices)
-
-
-def place(
-    problem: Problem, state: State, devices: Sequence[jax.Device]
-) -> tuple[State, Batch, Frozen]:
-    """Primes the model and puts on the devices what `make_steps` takes."""
-    engine = _engine(problem, devices)
-    return *engine.place(problem, state), engine.frozen
-
-
 def iterate(
     problem: Problem,
     state: State | None = None,
@@ -635,7 +617,8 @@ def iterate(
     Raises:
       NotFiniteError: names the term and the step.
     """
-    engine = _engine(problem, devices)
+    of = (problem.model, problem.verifier, problem.objective, problem.config)
+    engine = Engine(*of, devices)
     if state is None:
         state = problem.init_state(parallel.held(len(problem), engine.devices))
     step = int(state.step[0])
