@@ -5,9 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 
 from leaps_jax import Model, ModelSpec
-from leaps_jax.models import layers
+from leaps_jax.models import attention, layers
 
 jax.config.update("jax_default_matmul_precision", "highest")
 
@@ -15,6 +17,40 @@ jax.config.update("jax_default_matmul_precision", "highest")
 @pytest.fixture
 def forget_compiled():
     """Else what is compiled stays to the end: 45 MiB of a full-size network."""
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """Programs take the forms that they take on a GPU, and run here.
+
+    Kernels are interpreted, what is given to cuDNN goes to JAX's own form of the same
+    operation, and float32 counts as half precision.
+    """
+    jax.clear_caches()
+    pallas_call, attention_of_jax = pl.pallas_call, jax.nn.dot_product_attention
+
+    def interpreted(*args, compiler_params, **options):
+        assert isinstance(compiler_params, triton.CompilerParams)
+        return pallas_call(*args, interpret=True, **options)
+
+    def like_cudnn(*args, implementation, **options):
+        assert implementation == "cudnn"
+        length, channels = args[0].shape[1], args[0].shape[-1]
+        assert length % 2 == 0
+        assert channels % 8 == 0
+        assert args[1].shape == args[2].shape
+        return attention_of_jax(*args, implementation="xla", **options)
+
+    def chosen(*args, default, cuda=None, **_):
+        return (cuda or default)(*args)
+
+    monkeypatch.setattr(pl, "pallas_call", interpreted)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", like_cudnn)
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "_HALF", (jnp.float32, jnp.bfloat16))
     yield
     jax.clear_caches()
 

@@ -3,10 +3,11 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leaps_jax.models import layers
+from leaps_jax.models import attention
 
 
 def drawn(seed, *shape):
@@ -14,20 +15,11 @@ def drawn(seed, *shape):
 
 
 @pytest.fixture
-def cudnn(monkeypatch):
-    """What is given to cuDNN goes to JAX's own form of the same operation."""
-    theirs = jax.nn.dot_product_attention
+def cudnn(on_a_gpu):
+    def form(q, k, v, bias, looked_up):
+        return attention._attend_by_cudnn(q, k, v, bias, looked_up, k.shape[-3])
 
-    def attention(*args, implementation, **options):
-        assert implementation == "cudnn"
-        length, channels = args[0].shape[1], args[0].shape[-1]
-        assert length % 2 == 0
-        assert channels % 8 == 0
-        assert args[1].shape == args[2].shape
-        return theirs(*args, implementation="xla", **options)
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
-    return layers._attend_by_cudnn
+    return form
 
 
 def check_same(form, q, k, v, *more):
@@ -39,7 +31,7 @@ def check_same(form, q, k, v, *more):
         y, transpose = jax.vjp(lambda *of: form(*of, *more), q, k, v)
         return y, *transpose(gradient)
 
-    for a, b in zip(values(form), values(layers._attend_by_products), strict=True):
+    for a, b in zip(values(form), values(attention._products), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -58,9 +50,21 @@ def test_lengths_and_channels_are_filled_up(cudnn, leading, queries, keys, width
     check_same(functools.partial(cudnn, bias=None, looked_up=None), q, k, v)
 
 
-def test_few_tokens():
-    q, k, v = (drawn(seed, 2, 3, 8, 2, 16) for seed in range(3))
-    check_same(layers._attend_among_few, q, k, v)
+@pytest.mark.parametrize("tokens", [8, 4])
+@pytest.mark.parametrize("form", ["_attend_by_sums", "_attend_in_one_kernel"])
+def test_few_tokens(on_a_gpu, form, tokens):
+    q, k, v = (drawn(seed, 2, 3, tokens, 2, 16) for seed in range(3))
+    check_same(getattr(attention, form), q, k, v)
+
+
+def test_kernel_for_few_tokens_compiles_for_a_gpu():
+    x = jax.ShapeDtypeStruct((2, 5, 8, 3, 64), jnp.bfloat16)
+
+    def loss(x):
+        return attention.attend(x, x, x).astype(jnp.float32).sum()
+
+    lowered = jax.jit(jax.grad(loss)).trace(x).lower(lowering_platforms=("cuda",))
+    assert "triton" in lowered.as_text()
 
 
 @pytest.mark.parametrize("length", [6, 7])
@@ -83,6 +87,6 @@ def test_what_is_looked_up(cudnn, bias):
 
 def test_a_look_up_adds_the_value_of_the_property():
     values, of_keys = drawn(0, 5, 2, 4), np.array([1, 0, 3])
-    scores = layers.look_up(values, np.eye(4)[of_keys])
+    scores = attention.look_up(values, np.eye(4)[of_keys])
     want = np.moveaxis(np.asarray(values)[:, :, of_keys], 1, 0)
     np.testing.assert_allclose(scores, want, rtol=1e-6)

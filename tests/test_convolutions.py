@@ -65,16 +65,7 @@ DEPTHWISE = [
 
 @pytest.mark.parametrize("form", ["shifted_products", "fused"])
 @pytest.mark.parametrize(("size", "channels", "kernel", "stride"), DEPTHWISE)
-def test_depthwise_convolution(monkeypatch, form, size, channels, kernel, stride):
-    # the kernel of a GPU, interpreted
-    pallas_call = convolutions.pl.pallas_call
-    monkeypatch.setattr(
-        convolutions.pl,
-        "pallas_call",
-        lambda *args, compiler_params, **options: pallas_call(
-            *args, interpret=True, **options
-        ),
-    )
+def test_depthwise_convolution(on_a_gpu, form, size, channels, kernel, stride):
     check_same(
         lambda x, k: getattr(convolutions, form)(x, k, stride),
         lambda x, k: convolutions.native_depthwise(x, k, stride),

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from typing import Any
 
 import checks
 import jax
@@ -82,6 +83,21 @@ def test_gradients_recomputed_blocks_and_bfloat16(name):
     checks.assert_gradient_reaches_every_frame(plain.gradient, 1e-3)
     checks.assert_recomputing_changes_nothing(*network, plain)
     checks.assert_bfloat16_is_close(*network, plain)
+
+
+@pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
+def test_forms_of_a_gpu_are_the_same_network(request, name):
+    network = (smallest(name).module, smallest(name).variables, clips(name))
+    plain = checks.observe(*network)
+    request.getfixturevalue("on_a_gpu")
+    there = checks.observe(*network)
+    assert there.jaxpr != plain.jaxpr
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
+    np.testing.assert_allclose(there.logits, plain.logits, **close)
+    for tap, mean in plain.means.items():
+        np.testing.assert_allclose(there.means[tap], mean, **close, err_msg=tap)
+    least = 1e-4 * np.abs(plain.gradient).max()
+    np.testing.assert_allclose(there.gradient, plain.gradient, rtol=1e-3, atol=least)
 
 
 @pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)

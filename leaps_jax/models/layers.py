@@ -5,15 +5,17 @@ Flax's `capture_intermediates` records what enters the norm. `time_axis` says wh
 axis of that tensor is time (None where no axis is).
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from leaps_jax.models import convolutions
+from leaps_jax.models.attention import attend, fill_tokens
 from leaps_jax.models.convolutions import Size3
 
 # Embeddings start small, matrices by their width: at a standard deviation of 0.02 a
@@ -23,21 +25,37 @@ xavier_uniform = nn.initializers.xavier_uniform()
 
 
 class BatchNorm(nn.BatchNorm):
-    """Batch norm over (b, t, h, w, c), computed in float32; torch's eps."""
+    """Batch norm over (b, t, h, w, c), computed in float32; torch's eps.
+
+    `channels` tells that those after them only fill the input up.
+    """
 
     epsilon: float = 1e-5
     momentum: float = 0.9  # torch calls this 0.1
     time_axis: int | None = 1
+    channels: int | None = None
 
     def observe(self, x: jax.Array) -> jax.Array:
-        return x
+        return x[..., : self.channels]
 
     def __call__(self, x, use_running_average=None, *, mask=None):
-        x = self.observe(x)
+        self.observe(x)
         y = super().__call__(
             x.astype(jnp.float32), use_running_average=use_running_average, mask=mask
         )
         return y.astype(x.dtype)
+
+
+def row_major(x: jax.Array) -> jax.Array:
+    """Has XLA for GPUs keep channels next to each other.
+
+    Left to itself it turns the tokens of some transformers around so that positions
+    are, and back for every matrix product.
+    """
+    layout = Layout(tuple(range(x.ndim)))
+    return jax.lax.platform_dependent(
+        x, cuda=lambda x: with_layout_constraint(x, layout), default=lambda x: x
+    )
 
 
 class LayerNorm(nn.LayerNorm):
@@ -57,132 +75,62 @@ class LayerNorm(nn.LayerNorm):
         return x
 
     def __call__(self, x, *, mask=None):
-        x = self.observe(x)
+        x = self.observe(row_major(x))
         return super().__call__(x.astype(jnp.float32), mask=mask).astype(x.dtype)
 
 
-LookedUp = tuple[jax.Array, jax.Array | np.ndarray]
+class QueriesKeysValues(nn.Module):
+    """Queries of one sequence, keys and values of another, by columns of one matrix.
 
-
-def attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    bias: jax.Array | None = None,
-    looked_up: LookedUp | None = None,
-) -> jax.Array:
-    """Attention, with its softmax in float32.
-
-    Args:
-      q: (..., n, heads, d).
-      k: (..., m, heads, d).
-      v: likewise.
-      bias: (heads, n, m), added to the scores.
-      looked_up: what queries add to the score of a key by a property of the key, its
-        place say: the values for each property (..., n, heads, e), and which of them
-        a key has (..., m, e), zeros and ones.
-
-    Returns:
-      (..., n, heads, d).
+    Each is a product by itself: cut out of one they would be copied, and of different
+    sequences computed in vain.
     """
-    q = q * q.shape[-1] ** -0.5
-    plain = bias is None and looked_up is None
-    if plain and q.shape[-3] * k.shape[-3] <= _FEW:
-        return jax.lax.platform_dependent(
-            q, k, v, cuda=_attend_among_few, default=_attend_by_products
+
+    heads: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, context: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Maps (..., n, c) and (..., m, c) to (..., n or m, heads, c / heads)."""
+        c = x.shape[-1]
+        kernel = self.param("kernel", xavier_uniform, (c, 3 * c))
+        bias = self.param("bias", nn.initializers.zeros_init(), (3 * c,))
+        x, context, kernel, bias = nn.dtypes.promote_dtype(
+            x, context, kernel, bias, dtype=self.dtype
         )
-    if _cudnn_takes(q, looked_up):
-        return _attend_by_cudnn(q, k, v, bias, looked_up)
-    return _attend_by_products(q, k, v, bias, looked_up)
+
+        def product(x: jax.Array, part: int) -> jax.Array:
+            columns = slice(part * c, (part + 1) * c)
+            y = x @ kernel[:, columns] + bias[columns]
+            return y.reshape(*y.shape[:-1], self.heads, -1)
+
+        return product(x, 0), product(context, 1), product(context, 2)
 
 
-def _attend_by_products(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    bias: jax.Array | None = None,
-    looked_up: LookedUp | None = None,
-) -> jax.Array:
-    """`attend` of scaled queries, by its definition."""
-    scores = jnp.einsum(
-        "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
-    )
-    if bias is not None:
-        scores += bias
-    if looked_up is not None:
-        scores += look_up(*looked_up)
-    weights = nn.softmax(scores).astype(v.dtype)
-    return jnp.einsum("...hnm,...mhd->...nhd", weights, v)
+class Attention(nn.Module):
+    """Multi-head attention of a sequence to a context, along the last but one axis.
 
-
-@jax.jit
-def look_up(values: jax.Array, properties: jax.Array | np.ndarray) -> jax.Array:
-    """A look-up (..., heads, n, m), written as a product with zeros and ones."""
-    properties = properties.astype(values.dtype)
-    return jnp.einsum("...nhe,...me->...hnm", values, properties)
-
-
-_FEW = 64  # scores of one head: those of 8 time steps
-
-
-def _attend_among_few(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`attend` without matrix products, which such small ones leave mostly idle."""
-    q, k, v32 = (x.astype(jnp.float32) for x in (q, k, v))
-    scores = (q[..., :, None, :, :] * k[..., None, :, :, :]).sum(-1)  # n m heads
-    weights = nn.softmax(scores, axis=-2)[..., None]
-    return (weights * v32[..., None, :, :, :]).sum(-3).astype(v.dtype)
-
-
-def _cudnn_takes(q: jax.Array, looked_up: LookedUp | None) -> bool:
-    # decided while tracing: the operation cannot be traced for a machine without it
-    width = q.shape[-1] + (looked_up[1].shape[-1] if looked_up else 0)
-    half = q.dtype in (jnp.bfloat16, jnp.float16)
-    return jax.default_backend() == "gpu" and half and width <= 128
-
-
-def _attend_by_cudnn(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    bias: jax.Array | None,
-    looked_up: LookedUp | None,
-) -> jax.Array:
-    """`attend` of scaled queries, without the scores ever in memory.
-
-    What is looked up becomes further channels of queries and keys. cuDNN wants channels
-    of one count, a multiple of 8, and even lengths; what pads them is zero or masked.
+    Attributes:
+      heads: of attention.
+      dtype: compute type.
     """
-    n, m, width = q.shape[-3], k.shape[-3], v.shape[-1]
-    leading = q.shape[:-3]
-    if looked_up is not None:
-        values, properties = looked_up
-        values = jnp.broadcast_to(values, (*q.shape[:-1], values.shape[-1]))
-        ones = jnp.asarray(properties, k.dtype)[..., None, :]
-        ones = jnp.broadcast_to(ones, (*k.shape[:-1], ones.shape[-1]))
-        q = jnp.concatenate([q, values.astype(q.dtype)], -1)
-        k = jnp.concatenate([k, ones], -1)
-    channels = -(-q.shape[-1] // 8) * 8
 
-    def padded(x: jax.Array) -> jax.Array:
-        x = x.reshape(-1, *x.shape[-3:])
-        margins = (0, x.shape[1] % 2), (0, 0), (0, channels - x.shape[-1])
-        return jnp.pad(x, ((0, 0), *margins))
+    heads: int
+    dtype: jnp.dtype | None = None
 
-    q, k, v = padded(q), padded(k), padded(v)
-    if bias is not None:
-        bias = jnp.pad(bias, ((0, 0), (0, n % 2), (0, m % 2)))[None].astype(q.dtype)
-    odd = n % 2 or m % 2
-    y = jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
-        bias,
-        scale=1.0,
-        query_seq_lengths=jnp.full(len(q), n, jnp.int32) if odd else None,
-        key_value_seq_lengths=jnp.full(len(q), m, jnp.int32) if odd else None,
-        implementation="cudnn",
-    )
-    return y[:, :n, :, :width].reshape(*leading, n, -1, width)
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        """Maps (..., n, c) and (..., m, c), itself if None, to (..., n, c)."""
+        context = x if context is None else context
+        n, c = x.shape[-2:]
+        m = context.shape[-2]
+        x, context = (fill_tokens(y, self.dtype) for y in (x, context))
+        q, k, v = QueriesKeysValues(self.heads, self.dtype, name="qkv")(x, context)
+        x = attend(q, k, v, length=m).reshape(x.shape)
+        x = nn.Dense(c, dtype=self.dtype, kernel_init=xavier_uniform, name="proj")(x)
+        return x[..., :n, :]
 
 
 class Mlp(nn.Module):
@@ -206,7 +154,9 @@ class Mlp(nn.Module):
         x = nn.Dense(
             self.hidden, dtype=self.dtype, kernel_init=xavier_uniform, name="fc1"
         )(x)
-        x = nn.gelu(x, approximate=self.tanh_gelu)
+        gelu = functools.partial(nn.gelu, approximate=self.tanh_gelu)
+        # a GPU has computed it again before it has read what was kept
+        x = jax.lax.platform_dependent(x, cuda=jax.checkpoint(gelu), default=gelu)
         return nn.Dense(
             width, dtype=self.dtype, kernel_init=xavier_uniform, name="fc2"
         )(x)

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from leaps_jax.models.attention import attend
 from leaps_jax.models.layers import (
     Conv,
     DepthwiseConv,
     LayerNorm,
     Size3,
-    attend,
     truncated_normal,
     xavier_uniform,
 )

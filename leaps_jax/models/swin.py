@@ -23,11 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from leaps_jax.models.attention import attend
 from leaps_jax.models.layers import (
     LayerNorm,
     Mlp,
+    QueriesKeysValues,
     Size3,
-    attend,
     patch_embedding,
     truncated_normal,
     xavier_uniform,
@@ -132,10 +133,7 @@ class WindowAttention(nn.Module):
         size = x.shape[1:4]
         x = jnp.roll(x, [-s for s in shift], (1, 2, 3))
         x = partition(x, window)  # b windows tokens c
-        qkv = dense(3 * c, name="qkv")(x)
-        # the rows of torch's matrix are ordered q, k, v, then head, then channel
-        qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, c // self.heads)
-        q, k, v = (qkv[..., i, :, :] for i in range(3))
+        q, k, v = QueriesKeysValues(self.heads, self.dtype, name="qkv")(x, x)
         masked = apart(size, window, shift, q.dtype) if any(shift) else None
         x = attend(q, k, v, self._bias(window), masked).reshape(x.shape)
         x = assemble(x, window, size)

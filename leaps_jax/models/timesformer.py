@@ -20,35 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax.models.layers import (
+    Attention,
     ConvStem,
     LayerNorm,
     Mlp,
-    attend,
     patch_embedding,
     truncated_normal,
     xavier_uniform,
 )
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention along the last but one axis."""
-
-    heads: int
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
-        qkv = nn.Dense(
-            3 * width, dtype=self.dtype, kernel_init=xavier_uniform, name="qkv"
-        )(x)
-        # the rows of torch's matrix are ordered q, k, v, then head, then channel
-        qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, width // self.heads)
-        q, k, v = (qkv[..., i, :, :] for i in range(3))  # ... n heads d
-        x = attend(q, k, v).reshape(x.shape)
-        return nn.Dense(
-            width, dtype=self.dtype, kernel_init=xavier_uniform, name="proj"
-        )(x)
 
 
 class Block(nn.Module):

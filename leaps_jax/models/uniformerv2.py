@@ -27,57 +27,15 @@ import jax
 import jax.numpy as jnp
 
 from leaps_jax.models.layers import (
+    Attention,
     DepthwiseConv,
     LayerNorm,
-    attend,
     patch_embedding,
     truncated_normal,
     xavier_uniform,
 )
 
 Norm = functools.partial(LayerNorm, epsilon=1e-5)
-
-
-class QueriesKeysValues(nn.Module):
-    """Queries of one sequence, keys and values of another, by columns of one matrix.
-
-    Where the two are different sequences, `nn.Dense` would compute columns in vain.
-    """
-
-    heads: int
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, context: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Maps (..., n, c) and (..., m, c) to (..., n or m, heads, c / heads)."""
-        c = x.shape[-1]
-        kernel = self.param("kernel", xavier_uniform, (c, 3 * c))
-        bias = self.param("bias", nn.initializers.zeros_init(), (3 * c,))
-        x, context, kernel, bias = nn.dtypes.promote_dtype(
-            x, context, kernel, bias, dtype=self.dtype
-        )
-        q = x @ kernel[:, :c] + bias[:c]
-        k, v = jnp.split(context @ kernel[:, c:] + bias[c:], 2, axis=-1)
-        q, k, v = (
-            y.reshape(*y.shape[:-1], self.heads, c // self.heads) for y in (q, k, v)
-        )
-        return q, k, v
-
-
-class Attention(nn.Module):
-    """Multi-head attention of a sequence to a context, along the last but one axis."""
-
-    heads: int
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        q, k, v = QueriesKeysValues(self.heads, self.dtype, name="qkv")(x, context)
-        return nn.Dense(
-            x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name="proj"
-        )(attend(q, k, v).reshape(x.shape))
 
 
 class Mlp(nn.Module):
@@ -103,7 +61,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens (b, t, 1 + n, c) to the same shape."""
         y = Norm(time_axis=1, name="norm")(x)
-        x = x + Attention(self.heads, self.dtype, name="attention")(y, y)
+        x = x + Attention(self.heads, self.dtype, name="attention")(y)
         y = Norm(time_axis=1, name="mlp_norm")(x)
         return x + Mlp(self.dtype, name="mlp")(y)
 

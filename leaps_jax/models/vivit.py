@@ -21,12 +21,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from leaps_jax.models.attention import attend, fill_tokens
 from leaps_jax.models.layers import (
     ConvStem,
     LayerNorm,
     Mlp,
     Size3,
-    attend,
     patch_embedding,
     truncated_normal,
     xavier_uniform,
@@ -46,9 +46,12 @@ class Attention(nn.Module):
                 x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name=name
             )(x)
 
+        n = x.shape[-2]
+        x = fill_tokens(x, self.dtype)
         shape = (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)  # ... n heads d
         q, k, v = (dense(name, x).reshape(shape) for name in ("query", "key", "value"))
-        return dense("proj", attend(q, k, v).reshape(x.shape))
+        x = attend(q, k, v, length=n).reshape(x.shape)
+        return dense("proj", x)[..., :n, :]
 
 
 class Block(nn.Module):
