@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ from conftest import make_tiny
 
 from leaps_jax import Config, UserError, jobs, loading, objectives, stimuli, synthesis
 from leaps_jax.cli import main
-from leaps_jax.jobs import folder, groups, journal
+from leaps_jax.jobs import batches, folder, groups, journal, pipeline
 
 TESTS = Path(__file__).parent
 CONFIG = Config(steps=6, steps_per_call=3)
@@ -171,7 +173,7 @@ def test_rows_of_several_models_and_verifiers(tmp_path, models, clips):
 
 def test_more_kinds_than_fit_in_memory(tmp_path, models, clips, monkeypatch):
     monkeypatch.setattr(groups, "OPEN", 2)
-    monkeypatch.setattr(jobs.batches, "OPEN", 2)
+    monkeypatch.setattr(batches, "OPEN", 2)
     rows = [
         {"model": f"tiny@{i % 3}", "stimulus": clips / "0.npz", "label": 0}
         for i in range(6)
@@ -482,6 +484,78 @@ def test_a_row_is_written_once_and_whole(tmp_path, monkeypatch):
     before = files(tmp_path)
     assert held.add(row, [0, 1], {"videos": arrays["videos"] + 1}, [])
     assert files(tmp_path) == before and not results(tmp_path)[0]["videos"].any()
+
+
+def test_copies_that_were_written_are_not_made_again(tmp_path):
+    row = jobs.Row(7, 2, "a@b", "", "", "run", 5, 0)
+    videos = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1, 1)
+    for copies, missing in (([1], [0, 1, 2, 3, 4]), ([0, 3], [0, 2, 3, 4])):
+        held = folder.Folder(tmp_path, jobs.Shard(1, 1), {})
+        held.open({})  # as a run does that was killed
+        assert held.missing(row) == missing and not held.is_done(7)
+        assert not held.add(row, copies, {"videos": videos[copies]}, ["total"])
+    held = folder.Folder(tmp_path, jobs.Shard(1, 1), {})
+    held.open({})
+    assert held.missing(row) == [2, 4]
+    assert held.add(row, [2, 4], {"videos": videos[[2, 4]]}, ["total"])
+    assert results(tmp_path)[7]["videos"].ravel().tolist() == [0, 1, 2, 3, 4]
+    assert not os.listdir(tmp_path / "parts")
+
+
+def test_several_clips_are_decoded_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    both = threading.Barrier(2, timeout=30)
+
+    def decode(row):
+        both.wait()
+        return row.number
+
+    rows = [jobs.Row(i, i + 2, "a@b", "", "c", "0", 1, 0) for i in range(6)]
+    held = folder.Folder(tmp_path, jobs.Shard(1, 1), {})
+    group = SimpleNamespace(model=make_tiny(0), primed=True, decode=decode)
+    ready = batches.decoded(
+        [(row, [0]) for row in rows],
+        SimpleNamespace(of=lambda row: group),
+        journal.Journal(held),
+    )
+    assert [item.stimulus for _, items in ready for item in items] == list(range(6))
+
+
+def test_a_batch_is_made_while_another_runs():
+    made = threading.Event()
+
+    def placed():
+        yield "first"
+        made.set()
+        yield "second"
+
+    with batches.ahead(placed(), []) as ahead:
+        assert next(ahead) == "first"
+        assert made.wait(30), "nobody asked for the second"
+        assert list(ahead) == ["second"]
+
+
+def test_a_slow_disk_holds_the_devices_up(tmp_path):
+    """What waits to be written is two batches, not all of them."""
+    slow, third = threading.Event(), threading.Event()
+    row = jobs.Row(0, 2, "a@b", "", "c", "0", 1, 0)
+    held = SimpleNamespace(add=lambda *_: slow.wait(30))
+    items = [groups.Item(row, 0, 0, None)]
+    of = (items, np.zeros((1, 1, 1)), np.zeros((1, 1)), {"total": np.zeros(1)})
+
+    def submit(writer):
+        for _ in range(3):
+            writer.submit(*of)
+        third.set()
+
+    done = SimpleNamespace(finish=lambda: None)
+    with pipeline._Writer(held, done) as writer:
+        thread = threading.Thread(target=submit, args=[writer])
+        thread.start()
+        assert not third.wait(0.3)
+        slow.set()
+        thread.join()
+    assert third.is_set()
 
 
 def test_the_batch_matters_with_a_verifier_alone(tmp_path, models, clips):
