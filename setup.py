@@ -53,6 +53,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11",
         "numpy>=2",
+        "pillow>=10",
         "mediapy>=1.2.4",
         # 0.8 brings FFmpeg 9, without the option `-vsync` that mediapy 1.2.7 reads with
         "imageio-ffmpeg>=0.6,<0.8",

@@ -74,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
         "Invert a model: videos that it sees as the labels, primed by stimuli. The"
         " same command resumes a run.",
         "leaps-jax synthesize --model x3d_xs@weights --stimulus clip.mp4"
-        " --label jack --out run/",
+        " --label jack --out run/\n"
+        "  leaps-jax synthesize --jobs jobs.csv --out videos/ --batch 32",
     )
     _add_synthesize(sub)
 

@@ -230,8 +230,11 @@ def _jobs(options: argparse.Namespace) -> int:
     words = ["synthesize", "--jobs", str(options.jobs), "--out", str(options.out)]
     defaults = arguments.parser().parse_args(words)
     for name, remedy in _NOT_WITH_JOBS.items():
-        if getattr(options, name) != getattr(defaults, name):
-            flag = "--" + name.replace("_", "-")
+        given = getattr(options, name)
+        if given != getattr(defaults, name):
+            values = given if isinstance(given, list) else [given]
+            words = [str(value) for value in values if value is not True]
+            flag = shlex.join(["--" + name.replace("_", "-"), *words])
             raise UserError(f"{flag}: not together with --jobs; {remedy}")
     if any(text.partition("=")[0] == "seed" for text in options.set):
         remedy = _NOT_WITH_JOBS["seed"]
@@ -254,7 +257,8 @@ def _jobs(options: argparse.Namespace) -> int:
     for line in record["errors"]:
         _say(line)
     if record["failed"]:
-        _say(f"{record['failed']} rows failed: {options.out / record['failures']}")
+        rows = "row" if record["failed"] == 1 else "rows"
+        _say(f"{record['failed']} {rows} failed: {options.out / record['failures']}")
     if record["batches"] > 1:
         idle = f"{record['idle_share']:.2%} of the time after the first batch"
         _say(f"{record['batches']} batches; devices waited for {idle}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 from leaps_jax.errors import UserError, nearest
 
@@ -60,11 +61,12 @@ class ModelSpec:
         text = str(label)
         if text in self.classes:
             return self.classes.index(text)
-        if text.lstrip("-").isdigit():
+        if re.fullmatch(r"-?\d{1,9}", text):
             if 0 <= int(text) < self.num_classes:
                 return int(text)
             raise UserError(
-                f"label={text}: {self.name} has classes 0 to {self.num_classes - 1}"
+                f"label={text}: {self.name} has classes 0 to"
+                f" {self.num_classes - 1}; give one of them"
             )
         hint = nearest(text, self.classes)
         raise UserError(f"label={text!r}: not a class of {self.name}; {hint}")

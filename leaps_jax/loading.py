@@ -6,6 +6,8 @@
 """
 
 import dataclasses
+import functools
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -167,7 +169,48 @@ def load_model(
     return dataclasses.replace(model, module=module)
 
 
+def fingerprint(reference: str) -> str:
+    """A digest of the files behind a reference: other weights have another.
+
+    A copy of the files has the same; weights that were converted anew need not. Files
+    are read at the first call, and then only where they were touched since.
+
+    Raises:
+      UserError: there is no such model, or no such weights.
+
+    >>> fingerprint("x3d_xs@actions")                             # doctest: +SKIP
+    '5f0c...'
+    """
+    _, path = _located(reference)
+    files = [path]
+    if path.is_dir():  # a folder of published weights is flat
+        files = sorted(
+            path.rglob("*") if checkpoints.is_model(path) else path.iterdir()
+        )
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            s = file.stat()
+            touched = (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+            content = _file_digest(file.absolute(), touched)
+            digest.update(os.fsencode(file.relative_to(path)) + b"\0" + content)
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_digest(path: Path, touched: tuple[int, ...]) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def _referenced(reference: str) -> Model:
+    name, path = _located(reference)
+    if path.is_dir() and checkpoints.is_model(path):
+        return _saved(name, path)
+    return convert(name, path)
+
+
+def _located(reference: str) -> tuple[str, Path]:
     name, at, weights = reference.partition("@")
     if name not in zoo.names():
         raise UserError(f"{name!r} is not in the zoo; {nearest(name, zoo.names())}")
@@ -177,9 +220,7 @@ def _referenced(reference: str) -> Model:
     path = Path(weights).expanduser()
     if not path.exists():
         path = _shipped_or_refuse(name, weights)
-    if path.is_dir() and checkpoints.is_model(path):
-        return _saved(name, path)
-    return convert(name, path)
+    return name, path
 
 
 def initialize(

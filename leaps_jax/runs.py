@@ -146,8 +146,7 @@ def execute(
 
 
 def _check_same(first: dict[str, Any], own: dict[str, Any]) -> None:
-    changed = [k for k in first | own if first.get(k) != own.get(k)]
-    if changed:
+    if changed := differences(first, own):
         raise UserError(
             f"process={jax.process_index()}: differs from process 0 in"
             f" {', '.join(changed)}; give all processes the same arguments"
@@ -220,6 +219,15 @@ def _identity(problem: Problem, settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(own))
 
 
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The keys with other values.
+
+    >>> differences({"steps": 5, "size": 32}, {"steps": 6, "size": 32})
+    ['steps']
+    """
+    return [k for k in {**a, **b} if a.get(k) != b.get(k)]
+
+
 def _held(
     folder: Path, identity: dict[str, Any], overwrite: bool
 ) -> dict[str, Any] | None:
@@ -241,8 +249,7 @@ def _held(
         record["status"], record["step"], record["seconds"]
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise UserError(f"{out}: run.json is damaged; use --overwrite") from None
-    changed = [k for k in before | identity if before.get(k) != identity.get(k)]
-    if changed:
+    if changed := differences(before, identity):
         raise UserError(
             f"{out}: holds another run (it differs in {', '.join(changed)}); choose"
             " another folder or --overwrite"

@@ -3,12 +3,15 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +19,14 @@ import numpy as np
 import pytest
 from conftest import make_tiny
 
-from leaps_jax import Config, UserError, jobs, objectives, synthesis
+from leaps_jax import Config, UserError, jobs, loading, objectives, stimuli, synthesis
 from leaps_jax.cli import main
+from leaps_jax.jobs import batches, folder, groups, journal, pipeline
 
 TESTS = Path(__file__).parent
 CONFIG = Config(steps=6, steps_per_call=3)
 SETTINGS = jobs.Settings("leaps", CONFIG)
+FINGERPRINT = loading.fingerprint
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,7 +68,8 @@ def models(monkeypatch):
 
         return counted
 
-    monkeypatch.setattr(jobs.loading, "load_model", load)
+    monkeypatch.setattr(loading, "load_model", load)
+    monkeypatch.setattr(loading, "fingerprint", lambda reference: reference)
     monkeypatch.setattr(synthesis, "make_update_step", counting)
     return traced
 
@@ -135,7 +141,7 @@ def test_a_row_is_what_one_synthesis_with_its_settings_is(
     assert not os.listdir(tmp_path / "out" / "parts")
 
     tiny = make_tiny(0)
-    stimulus = jobs.stimuli.load_stimulus(clips / "1.npz", tiny.spec)
+    stimulus = stimuli.load_stimulus(clips / "1.npz", tiny.spec)
     config = Config(steps=6, steps_per_call=3, seed=7)
     problem = synthesis.prepare(tiny, stimulus[None], [1], config=config).repeated(4)
     *_, last = synthesis.iterate(problem)
@@ -166,7 +172,8 @@ def test_rows_of_several_models_and_verifiers(tmp_path, models, clips):
 
 
 def test_more_kinds_than_fit_in_memory(tmp_path, models, clips, monkeypatch):
-    monkeypatch.setattr(jobs, "_OPEN", 2)
+    monkeypatch.setattr(groups, "OPEN", 2)
+    monkeypatch.setattr(batches, "OPEN", 2)
     rows = [
         {"model": f"tiny@{i % 3}", "stimulus": clips / "0.npz", "label": 0}
         for i in range(6)
@@ -192,6 +199,18 @@ def test_shards_part_the_rows(tmp_path, models, table):
         assert difference(row["videos"], parts[number]["videos"]) <= 1
 
 
+def run(table: Path, out: Path, *words: object) -> int:
+    words = ("synthesize", "--jobs", table, "--out", out, "--steps", 2, *words)
+    return main([str(word) for word in words])
+
+
+@pytest.mark.parametrize("words", ["--shard 2/3", "--process 1 --processes 3"])
+def test_the_command_does_its_shard(tmp_path, models, table, words):
+    out = tmp_path / "out"
+    assert run(table, out, *words.split()) == 0
+    assert sorted(results(out)) == [1, 4] and (out / "shard-2-of-3.json").exists()
+
+
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
 def test_no_shard(text):
     with pytest.raises(UserError, match="write i/n"):
@@ -205,7 +224,7 @@ BAD = {
     "another model": ({"model": "tine@0"}, "model='tine@0': unknown"),
     "no label": ({"label": " "}, "label='': missing"),
     "another label": ({"label": "runn"}, "did you mean run?"),
-    "no number": ({"label": "--5"}, "label='--5': is no class"),
+    "no number": ({"label": "--5"}, "label='--5': not a class"),
     "no stimulus": ({"stimulus": ""}, "stimulus='': missing"),
     "another stimulus": ({"stimulus": "no.npz"}, "no such file"),
     "a broken stimulus": ({"stimulus": __file__}, "not a clip's extension"),
@@ -221,7 +240,7 @@ BAD = {
 def test_bad_rows_are_reported_and_the_others_done(
     tmp_path, models, clips, capsys, monkeypatch
 ):
-    monkeypatch.setattr(jobs, "_SHOWN", 5)
+    monkeypatch.setattr(journal, "SHOWN", 5)
     good = {"model": "tiny@0", "stimulus": str(clips / "0.npz"), "label": "run"}
     rows = [good]
     for change, _ in BAD.values():
@@ -233,9 +252,7 @@ def test_bad_rows_are_reported_and_the_others_done(
             extra = [row[None]] if None in row else []
             values = [str(row.get(name, "")) for name in jobs.COLUMNS] + extra
             file.write(",".join(values).format(clips=clips) + "\n")
-    words = ["synthesize", "--jobs", table, "--out", tmp_path / "out", "--batch", 4]
-    words += ["--steps", 2]
-    assert main([str(word) for word in words]) == 1
+    assert run(table, tmp_path / "out", "--batch", 4) == 1
     err = capsys.readouterr().err
     assert sum(line.startswith("line ") for line in err.splitlines()) == 5
     assert f"{len(BAD)} rows failed" in err and "failed-1-of-1.jsonl" in err
@@ -270,7 +287,7 @@ def test_a_model_that_does_not_fit_fails_alone(tmp_path, models, clips, monkeypa
     compile = synthesis.Engine.compile
 
     def failing(engine, *of):
-        large = jobs.loading.load_model("tiny@0")
+        large = loading.load_model("tiny@0")
         if engine.model.variables is large.variables:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\n...")
         compile(engine, *of)
@@ -289,13 +306,21 @@ def test_a_model_that_does_not_fit_fails_alone(tmp_path, models, clips, monkeypa
 # Tables and folders that are refused.
 
 HEAD = "model,verifier,stimulus,label,copies,seed\n"
+ROW = "a@b,,c,run,,1\n"
 REFUSED = {
     "no file": (None, {}, ["jobs=", "cannot be read"]),
-    "empty": ("", {}, ["has no column model or label"]),
+    "empty": ("", {}, ["is empty", "model,verifier"]),
     "no rows": (HEAD, {}, ["no rows"]),
     "no header": ("tiny@0,,clip.npz,run,,\n", {}, ["column 'tiny@0' is unknown"]),
     "column": ("model,label,seeds\n", {}, ["'seeds'", "did you mean seed?"]),
     "twice": ("model,label,label\n", {}, ["two columns", "'label'"]),
+    "repeated": (
+        HEAD + ROW + ROW.replace("c", "d") + ROW,
+        {},
+        ["line 4 repeats line 2"],
+    ),
+    "with copies": (HEAD + ROW + "a@b,,c,run,2,1\n", {}, ["line 3 repeats line 2"]),
+    "by its number": (HEAD + ROW + "a@b,,c,run,,\n", {}, ["line 3 repeats line 2"]),
     "an open quote": (HEAD + 'tiny@0,,"a,run,,\n', {}, ["line 1", "open quote"]),
     "model": (HEAD, {"model": "tiny@0"}, ["--model", "not allowed with"]),
     "label": (HEAD, {"label": "run"}, ["--label", "make it a column"]),
@@ -358,6 +383,181 @@ def test_a_folder_of_another_run_is_refused(tmp_path, models, table):
     assert files(out) == before
 
 
+@pytest.fixture
+def weights(tmp_path, models, monkeypatch) -> Path:
+    """A file of weights, of which every reference with its path is `tiny@0`."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.json").write_text("{}")
+    (tmp_path / "weights" / "variables").write_bytes(b"one")
+    tiny = loading.load_model("tiny@0")
+    monkeypatch.setattr(loading, "load_model", lambda reference, **_: tiny)
+    monkeypatch.setattr(loading, "fingerprint", FINGERPRINT)
+    return tmp_path / "weights" / "variables"
+
+
+@pytest.mark.parametrize("argument", ["model", "verifier"])
+def test_a_run_goes_on_with_its_weights_alone(tmp_path, weights, clips, argument):
+    """The folder of the weights, not its name, decides."""
+    other = tmp_path / "other"
+    shutil.copytree(weights.parent, other)
+    row = {"model": f"x3d_xs@{other}", "verifier": f"x3d_s@{other}", "label": 0}
+    name = row[argument] = f"x3d_xs@{weights.parent}"
+    row |= {"stimulus": clips / "0.npz"}
+    table, out = write(tmp_path / "jobs.csv", [row, row]), tmp_path / "out"
+    assert jobs.execute(table, out, SETTINGS, 2, jobs.Shard(1, 2))["finished"] == 1
+    weights.write_bytes(b"two")
+    before = files(out)
+    for shard in (jobs.Shard(1, 2), jobs.Shard(2, 2)):
+        with pytest.raises(UserError) as caught:
+            jobs.execute(table, out, SETTINGS, 2, shard)
+        text = str(caught.value)
+        assert f"(it differs in weights of {name})" in text and "\n" not in text
+        assert "choose another folder, or put these weights back" in text
+    assert files(out) == before
+    weights.write_bytes(b"one")
+    assert jobs.execute(table, out, SETTINGS, 2, jobs.Shard(2, 2))["finished"] == 1
+
+
+def test_weights_that_change_while_a_run_goes_on(tmp_path, weights, monkeypatch):
+    tiny = loading.load_model("any")
+
+    def late(reference, **_):
+        weights.write_bytes(b"two")
+        return tiny
+
+    monkeypatch.setattr(loading, "load_model", late)
+    row = {"model": f"x3d_xs@{weights.parent}", "label": 0}
+    table, out = write(tmp_path / "jobs.csv", [row]), tmp_path / "out"
+    settings = jobs.Settings("activation_maximization", CONFIG)
+    record = jobs.execute(table, out, settings, 2)
+    assert record["failed"] == 1 and "weights of x3d_xs" in record["errors"][0]
+    assert not results(out)
+
+
+def test_weights_that_come_later(tmp_path, weights):
+    row = {"model": f"x3d_xs@{tmp_path / 'late'}", "label": 0}
+    table, out = write(tmp_path / "jobs.csv", [row]), tmp_path / "out"
+    settings = jobs.Settings("activation_maximization", CONFIG)
+    assert jobs.execute(table, out, settings, 2)["failed"] == 1
+    weights.parent.rename(tmp_path / "late")
+    assert jobs.execute(table, out, settings, 2)["finished"] == 1
+    (tmp_path / "late" / "variables").write_bytes(b"two")
+    with pytest.raises(UserError, match="differs in weights of x3d_xs@"):
+        jobs.execute(table, out, settings, 2)
+
+
+def test_fingerprint(tmp_path):
+    shipped = loading.fingerprint("x3d_xs@actions")
+    copy = tmp_path / "copy"
+    shutil.copytree(loading.shipped("x3d_xs")["actions"], copy)
+    assert loading.fingerprint(f"x3d_xs@{copy}") == shipped
+    file = max(copy.rglob("*"), key=lambda path: path.stat().st_size)
+    stat, content = file.stat(), bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert loading.fingerprint(f"x3d_xs@{copy}") != shipped
+    (tmp_path / "x3d.pyth").write_bytes(b"any")
+    assert loading.fingerprint(f"x3d_xs@{tmp_path / 'x3d.pyth'}") != shipped
+    for reference in ("x3d_xs", "x3d_xs@none", "none@actions", ""):
+        with pytest.raises(UserError):
+            loading.fingerprint(reference)
+
+
+def test_a_row_is_written_once_and_whole(tmp_path, monkeypatch):
+    held = folder.Folder(tmp_path, jobs.Shard(1, 1), {})
+    held.open({})
+    row = jobs.Row(0, 2, "a@b", "", "", "run", 2, 0)
+
+    def broken(file, **arrays):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    arrays = {"videos": np.zeros((2, 1, 1, 1, 3), np.uint8)}
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", broken)
+        for copies in ([0, 1], [0]):
+            with pytest.raises(OSError):
+                held.add(row, copies, arrays, [])
+    assert not files(tmp_path) and held.missing(row) == [0, 1]
+    assert held.add(row, [0, 1], arrays, [])
+    before = files(tmp_path)
+    assert held.add(row, [0, 1], {"videos": arrays["videos"] + 1}, [])
+    assert files(tmp_path) == before and not results(tmp_path)[0]["videos"].any()
+
+
+def test_copies_that_were_written_are_not_made_again(tmp_path):
+    row = jobs.Row(7, 2, "a@b", "", "", "run", 5, 0)
+    videos = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1, 1)
+    for copies, missing in (([1], [0, 1, 2, 3, 4]), ([0, 3], [0, 2, 3, 4])):
+        held = folder.Folder(tmp_path, jobs.Shard(1, 1), {})
+        held.open({})  # as a run does that was killed
+        assert held.missing(row) == missing and not held.is_done(7)
+        assert not held.add(row, copies, {"videos": videos[copies]}, ["total"])
+    held = folder.Folder(tmp_path, jobs.Shard(1, 1), {})
+    held.open({})
+    assert held.missing(row) == [2, 4]
+    assert held.add(row, [2, 4], {"videos": videos[[2, 4]]}, ["total"])
+    assert results(tmp_path)[7]["videos"].ravel().tolist() == [0, 1, 2, 3, 4]
+    assert not os.listdir(tmp_path / "parts")
+
+
+def test_several_clips_are_decoded_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    both = threading.Barrier(2, timeout=30)
+
+    def decode(row):
+        both.wait()
+        return row.number
+
+    rows = [jobs.Row(i, i + 2, "a@b", "", "c", "0", 1, 0) for i in range(6)]
+    held = folder.Folder(tmp_path, jobs.Shard(1, 1), {})
+    group = SimpleNamespace(model=make_tiny(0), primed=True, decode=decode)
+    ready = batches.decoded(
+        [(row, [0]) for row in rows],
+        SimpleNamespace(of=lambda row: group),
+        journal.Journal(held),
+    )
+    assert [item.stimulus for _, items in ready for item in items] == list(range(6))
+
+
+def test_a_batch_is_made_while_another_runs():
+    made = threading.Event()
+
+    def placed():
+        yield "first"
+        made.set()
+        yield "second"
+
+    with batches.ahead(placed(), []) as ahead:
+        assert next(ahead) == "first"
+        assert made.wait(30), "nobody asked for the second"
+        assert list(ahead) == ["second"]
+
+
+def test_a_slow_disk_holds_the_devices_up(tmp_path):
+    """What waits to be written is two batches, not all of them."""
+    slow, third = threading.Event(), threading.Event()
+    row = jobs.Row(0, 2, "a@b", "", "c", "0", 1, 0)
+    held = SimpleNamespace(add=lambda *_: slow.wait(30))
+    items = [groups.Item(row, 0, 0, None)]
+    of = (items, np.zeros((1, 1, 1)), np.zeros((1, 1)), {"total": np.zeros(1)})
+
+    def submit(writer):
+        for _ in range(3):
+            writer.submit(*of)
+        third.set()
+
+    done = SimpleNamespace(finish=lambda: None)
+    with pipeline._Writer(held, done) as writer:
+        thread = threading.Thread(target=submit, args=[writer])
+        thread.start()
+        assert not third.wait(0.3)
+        slow.set()
+        thread.join()
+    assert third.is_set()
+
+
 def test_the_batch_matters_with_a_verifier_alone(tmp_path, models, clips):
     row = {"model": "tiny@0", "stimulus": clips / "0.npz", "label": 0}
     table = write(tmp_path / "jobs.csv", [row | {"verifier": "tiny@1"}])
@@ -373,14 +573,16 @@ import json, os, resource, sys, time
 from pathlib import Path
 import numpy as np
 from conftest import make_tiny
-from leaps_jax import Config, jobs
+from leaps_jax import Config, jobs, loading
+from leaps_jax.jobs import pipeline
 
 table, out, batch, steps, every = Path(sys.argv[1]), Path(sys.argv[2]), *map(
     int, sys.argv[3:]
 )
 tiny = make_tiny(0)
-jobs.loading.load_model = lambda reference, **_: tiny
-add, seen = jobs._Writer._write, []
+loading.load_model = lambda reference, **_: tiny
+loading.fingerprint = lambda reference: reference
+add, seen = pipeline._Writer._write, []
 
 def noting(self, items, *what):
     add(self, items, *what)
@@ -389,7 +591,7 @@ def noting(self, items, *what):
         seen.append(pages * resource.getpagesize() / 2**20)
         print(items[-1].row.number, round(seen[-1], 1), flush=True)
 
-jobs._Writer._write = noting
+pipeline._Writer._write = noting
 config = Config(steps=steps, steps_per_call=max(1, steps // 2))
 settings = jobs.Settings("leaps", config)
 record = jobs.execute(table, out, settings, batch)
@@ -530,22 +732,22 @@ def test_devices_do_not_wait(tmp_path, clips):
 
 def test_a_slow_disk_or_decoder_shows_as_idle(tmp_path, models, table, monkeypatch):
     """The clock of the idle time does see a device that waits."""
-    load = jobs.stimuli.load_stimulus
+    load = stimuli.load_stimulus
 
     def slow(*args, **options):
         time.sleep(0.3)
         return load(*args, **options)
 
-    monkeypatch.setattr(jobs.stimuli, "load_stimulus", slow)
-    monkeypatch.setattr(jobs.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(stimuli, "load_stimulus", slow)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     record = jobs.execute(table, tmp_path / "out", SETTINGS, 1)
     assert record["idle_share"] > 0.2
 
 
 def test_one_process_a_shard(tmp_path, models, table):
-    folder = jobs._Folder(tmp_path / "out", jobs.Shard(1, 1))
+    held = folder.Folder(tmp_path / "out", jobs.Shard(1, 1), {})
     (tmp_path / "out").mkdir()
-    with folder.locked(), pytest.raises(UserError, match="another process"):
+    with held.locked(), pytest.raises(UserError, match="another process"):
         jobs.execute(table, tmp_path / "out", SETTINGS, 4)
     assert jobs.execute(table, tmp_path / "out", SETTINGS, 4)["finished"] == 7
 

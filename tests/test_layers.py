@@ -31,14 +31,19 @@ LAYERS = [
     {"actions.gallery"},
     {"actions.dataset"},
     {"runs"},
-    {"jobs"},
+    {"jobs.table"},
+    {"jobs.settings", "jobs.folder"},
+    {"jobs.journal"},
+    {"jobs.groups"},
+    {"jobs.batches"},
+    {"jobs.pipeline"},
     {"arguments"},
     {"cli"},
     {"__main__"},
 ]
 #: The package's door: it imports what users call, and its version is read from it.
 DOOR = {"__init__", "models.__init__", "conversion.__init__", "actions.__init__"}
-DOOR |= {"conversion.families.__init__"}
+DOOR |= {"conversion.families.__init__", "jobs.__init__"}
 #: Packages that only these modules may import.
 KEPT = {
     "orbax": {"checkpoints"},

@@ -1,9 +1,10 @@
 """Clips of every kind come back as they were written, and bad ones say so."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leaps_jax import stimuli
+from leaps_jax import stimuli, video
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
 
@@ -247,6 +248,16 @@ def test_read_tree(tmp_path):
     assert [c.shape for c in clips[:5]] == [(10, 20, 27, 3)] * 5
     assert clips[5].shape == (7, 38, 20, 3) and clips[5].dtype == np.uint8
     assert [c[0, 0, 0, 0] for c in clips[:5]] == [0, 1, 2, 40, 41]
+
+
+@pytest.mark.parametrize("shape", [(30, 44), (61, 24), (24, 24), (7, 9), (97, 300)])
+def test_clips_are_resized_as_videos_are(tmp_path, shape):
+    clip = np.random.default_rng(0).integers(0, 256, (7, *shape, 3), np.uint8)
+    np.save(tmp_path / "x.npy", clip)
+    reference = video.resize_and_crop(jnp.asarray(clip[::2], jnp.float32), SPEC.size)
+    (ours,) = stimuli.load_stimuli(tmp_path / "x.npy", SPEC)
+    assert ours.dtype == np.float32
+    assert np.abs(ours * 255 - reference).max() < 0.01
 
 
 def test_read_tree_resizes_as_the_models_do(tmp_path):
