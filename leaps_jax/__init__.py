@@ -20,6 +20,7 @@ from leaps_jax import objectives, transforms  # noqa: E402
 from leaps_jax.config import Config, ModelSpec  # noqa: E402
 from leaps_jax.errors import UserError  # noqa: E402
 from leaps_jax.loading import convert, load_model  # noqa: E402
+from leaps_jax.programs import Programs  # noqa: E402
 from leaps_jax.stimuli import load_stimuli  # noqa: E402
 from leaps_jax.synthesis import Result, synthesize  # noqa: E402
 from leaps_jax.taps import Model, estimate_moments, features, predict  # noqa: E402
@@ -31,6 +32,7 @@ __all__ = [
     "Config",
     "Model",
     "ModelSpec",
+    "Programs",
     "Result",
     "UserError",
     "convert",

@@ -39,6 +39,7 @@ from leaps_jax import (
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.config import PRESETS, Config, ModelSpec
 from leaps_jax.errors import UserError, nearest
+from leaps_jax.programs import Programs
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.taps import Model
 
@@ -69,6 +70,19 @@ def _use_compilation_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(home / "leaps_jax"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def _programs() -> Programs | None:
+    """The steps themselves, which JAX's cache finds only after a trace."""
+    kept, used = (
+        jax.config.values[f"jax_{name}"]
+        for name in ("compilation_cache_dir", "enable_compilation_cache")
+    )
+    if not (kept and used) or "://" in kept:
+        return None
+    return Programs(Path(kept) / "programs")
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -145,6 +159,7 @@ def _synthesize_here(options: argparse.Namespace, config: Config) -> int:
         overwrite=options.overwrite,
         save_every=options.save_every,
         preview_every=options.preview_every,
+        programs=_programs(),
     )
     stopped = record["status"] == "stopped"
     if not processes.first():

@@ -68,7 +68,7 @@ def shard(tree: Any, devices: Sequence[jax.Device], n: int | None = None) -> Any
         return x[index].reshape(*shape, *x.shape[1:])
 
     sharding = _local(devices, AXIS)
-    return jax.tree.map(lambda x: jax.device_put(split(x), sharding), tree)
+    return jax.device_put(jax.tree.map(split, tree), sharding)
 
 
 def padding_weights(n: int, devices: Sequence[jax.Device]) -> jax.Array:
@@ -79,8 +79,7 @@ def padding_weights(n: int, devices: Sequence[jax.Device]) -> jax.Array:
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Copies constants to every device of this process once."""
-    sharding = _local(devices)
-    return jax.tree.map(lambda x: jax.device_put(jnp.asarray(x), sharding), tree)
+    return jax.device_put(tree, _local(devices))
 
 
 def gather(tree: Any, n: int) -> Any:
@@ -134,13 +133,16 @@ def map_steps(
 
 
 def map_videos(function: Callable, devices: Sequence[jax.Device]) -> Callable:
-    """Compiles `(constants, *videos) -> tree` for the videos of each device."""
+    """Compiles `(constants, *videos) -> tree` for the videos of each device.
+
+    Returns:
+      `(replicated constants, sharded videos) -> sharded tree`.
+    """
 
     def one(constants, videos):
         return function(constants, *videos)
 
-    mapped = jax.pmap(one, axis_name=AXIS, in_axes=(None, 0), devices=list(devices))
-    return lambda constants, *videos: mapped(constants, videos)
+    return jax.pmap(one, axis_name=AXIS, in_axes=(None, 0), devices=list(devices))
 
 
 def batch_mean(weight: jax.Array) -> Callable[[jax.Array], jax.Array]:

@@ -34,6 +34,7 @@ import optax
 import leaps_jax
 from leaps_jax import checkpoints, evaluation, parallel, processes, render, synthesis
 from leaps_jax.errors import UserError
+from leaps_jax.programs import Programs
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.stimuli import FPS
 from leaps_jax.synthesis import Problem, Snapshot
@@ -53,6 +54,7 @@ def execute(
     overwrite: bool = False,
     save_every: float = 30.0,
     preview_every: int = 100,
+    programs: Programs | None = None,
 ) -> dict[str, Any]:
     """Runs a synthesis in a folder, or goes on with the one that the folder holds.
 
@@ -64,6 +66,7 @@ def execute(
       overwrite: delete the run that the folder holds.
       save_every: seconds between two saved states.
       preview_every: steps between two previews, 0 for none.
+      programs: where compiled steps are kept for the next start; nowhere by default.
 
     Returns:
       The content of `run.json`; its `status` is "finished", or "stopped" after
@@ -102,7 +105,7 @@ def execute(
         if start:
             steps.say(f"resuming {folder} at step {start}")
         try:
-            for snapshot in synthesis.iterate(problem, state):
+            for snapshot in synthesis.iterate(problem, state, programs=programs):
                 last = snapshot
                 if first:
                     _log(folder / "metrics.jsonl", problem, snapshot)

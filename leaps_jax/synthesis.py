@@ -25,6 +25,7 @@ from leaps_jax import video as video_lib
 from leaps_jax.config import Config, ModelSpec
 from leaps_jax.errors import UserError
 from leaps_jax.objectives import Context, Objective
+from leaps_jax.programs import Programs
 from leaps_jax.taps import Model
 
 
@@ -308,6 +309,9 @@ def init_state(
     )
 
 
+_init_state = jax.jit(init_state, static_argnums=(0, 1))
+
+
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
     """The run after one call of the compiled steps.
@@ -374,7 +378,7 @@ class Problem:
         if self.config.init == "stimulus":
             assert stimuli is not None
             stimuli = stimuli[numbers]
-        return init_state(self.model.spec, self.config, numbers, stimuli)
+        return _init_state(self.model.spec, self.config, numbers, stimuli)
 
 
 def prepare(
@@ -459,23 +463,8 @@ def _checked(stimuli: np.ndarray, spec: ModelSpec) -> np.ndarray:
     return stimuli
 
 
-def prime(
-    model: Model,
-    stimuli: np.ndarray,
-    numbers: np.ndarray | None = None,
-    batch: int = 8,
-) -> dict[str, np.ndarray]:
-    """μ(z_l(v)): the mean of every tap for stimuli, all or some, {tap: (n, c)}."""
-    numbers = np.arange(len(stimuli)) if numbers is None else numbers
-    means = jax.jit(functools.partial(_tap_means, model))
-    parts = [
-        jax.device_get(means(model.variables, jnp.asarray(stimuli[some])))
-        for some in np.split(numbers, range(batch, len(numbers), batch))
-    ]
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
-
-
-def _tap_means(model: Model, variables: Any, stimuli: jax.Array) -> dict[str, Any]:
+def prime(model: Model, variables: Any, stimuli: jax.Array) -> dict[str, jax.Array]:
+    """μ(z_l(v)): the mean of every tap for stimuli, {tap: (n, c)}."""
     normalized = video_lib.normalize(stimuli, model.spec)
     _, found = taps.apply(model.module, variables, normalized, model.tap_filter)
     return {name: tap.mean() for name, tap in found.items()}
@@ -485,6 +474,15 @@ class Engine:
     """What batches of videos share: weights on the devices, and compiled functions.
 
     Batches of one size, whatever is in them, are compiled once.
+
+    Args:
+      model: the inverted model.
+      verifier: another model, or None if the objective uses none.
+      objective: what is minimised.
+      config: settings.
+      devices: all devices by default.
+      programs: where compiled functions are kept from one process to the next; nowhere
+        by default. Functions over several processes are never kept.
     """
 
     def __init__(
@@ -494,32 +492,33 @@ class Engine:
         objective: Objective,
         config: Config,
         devices: Sequence[jax.Device] | None = None,
+        programs: Programs | None = None,
     ):
         self.model, self.verifier = model, verifier
         self.objective, self.config = objective, config
         self.devices = list(devices or parallel.all_devices())
+        self.programs = programs
         moments = taps.target_moments(verifier) if verifier is not None else {}
         frozen = Frozen(model.variables, verifier and verifier.variables, dict(moments))
         self.frozen = parallel.replicate(frozen, self.devices)
-        self._start = parallel.map_videos(self._starting, self.devices)
-        self._steps: dict[tuple[int, int], Callable] = {}
+        self._compiled: dict[tuple[Any, ...], Callable] = {}
 
     def place(self, problem: Problem, state: State) -> tuple[State, Batch]:
         """Primes the model for videos that are under way.
 
         Of several processes, each primes for and places those of its own devices.
         """
-        n, primed = len(problem), {}
+        n = len(problem)
+        primed: dict[str, Any] = {}
         held = parallel.held(n, self.devices)
         if not np.array_equal(state.index, held):
             rows = np.searchsorted(state.index, held)
             state = jax.tree.map(lambda x: np.asarray(x)[rows], state)
         if "stimulus" in self.objective.uses:
             assert problem.stimuli is not None
-            primed = prime(self.model, problem.stimuli, held)
-        batch = Batch(problem.labels[held], np.ones(len(held)), primed)
-        batch = parallel.shard(batch, self.devices, n)
-        batch = batch.replace(weight=parallel.padding_weights(n, self.devices))
+            _, primed = self._start(problem.stimuli[held], state.seed, state.index, n)
+        labels = parallel.shard(problem.labels[held], self.devices, n)
+        batch = Batch(labels, parallel.padding_weights(n, self.devices), primed)
         return parallel.shard(state, self.devices, n), batch
 
     def start(
@@ -540,18 +539,21 @@ class Engine:
           index: (n,), the number of the video among those of its seed.
         """
         n = len(labels)
-        inputs = (stimuli, seed.astype(np.uint32), index.astype(np.int32))
-        state, primed = self._start(
-            self.frozen.model, *parallel.shard(inputs, self.devices)
-        )
+        state, primed = self._start(stimuli, seed, index, n)
         batch = parallel.shard((labels, weights.astype(np.float32)), self.devices)
         weight = batch[1] * parallel.padding_weights(n, self.devices)
         return state, Batch(batch[0], weight, primed)
 
+    def _start(self, stimuli, seed, index, n: int) -> tuple[State, dict[str, Any]]:
+        inputs = (stimuli, seed.astype(np.uint32), index.astype(np.int32))
+        arguments = self.frozen.model, parallel.shard(inputs, self.devices, n)
+        mapped = parallel.map_videos(self._starting, self.devices)
+        return self._compile(("start", n), lambda: mapped, *arguments)(*arguments)
+
     def _starting(self, variables, stimuli, seed, index):
         spec, primed = self.model.spec, {}
         if "stimulus" in self.objective.uses:
-            primed = _tap_means(self.model, variables, stimuli)
+            primed = prime(self.model, variables, stimuli)
         return init_state(spec, self.config, index, stimuli, seed), primed
 
     def make_steps(self, steps: int, octave: int = 0) -> Any:
@@ -567,10 +569,35 @@ class Engine:
     def compile(self, state: State, batch: Batch) -> None:
         """Compiles all that `run` will call, and calls nothing."""
         for _, octave, steps in _calls(self.config, 0):
-            if (octave, steps) not in self._steps:
-                lazy = self.make_steps(steps, octave)
-                compiled = lazy.lower(state, batch, self.frozen).compile()
-                self._steps[octave, steps] = compiled
+            self._step(octave, steps, state, batch)
+
+    def _step(self, octave: int, steps: int, state: State, batch: Batch) -> Callable:
+        make = functools.partial(self.make_steps, steps, octave)
+        what = ("steps", octave, steps, state.step.shape)
+        return self._compile(what, make, state, batch, self.frozen)
+
+    def _compile(
+        self, what: tuple[Any, ...], make: Callable[[], Any], *arguments: Any
+    ) -> Callable:
+        """What `make` gives, compiled for arguments like these, once."""
+        if what not in self._compiled:
+            function = make()
+            if any(d.process_index != jax.process_index() for d in self.devices):
+                self._compiled[what] = function  # only its call is of all processes
+            elif self.programs is None:
+                self._compiled[what] = function.lower(*arguments).compile()
+            else:
+                models = [m for m in (self.model, self.verifier) if m is not None]
+                made_of = (
+                    *what,
+                    [(m.module, m.spec, m.tap_filter) for m in models],
+                    self.objective,
+                    dataclasses.replace(self.config, seed=0),  # the state has it
+                )
+                self._compiled[what] = self.programs.compiled(
+                    function, arguments, self.devices, made_of
+                )
+        return self._compiled[what]
 
     def run(
         self, n: int, state: State, batch: Batch, step: int = 0
@@ -579,9 +606,8 @@ class Engine:
         names = list(self.objective.weights)
         held = len(parallel.held(n, self.devices))
         for done, octave, steps in _calls(self.config, step):
-            if (octave, steps) not in self._steps:
-                self._steps[octave, steps] = self.make_steps(steps, octave)
-            state, metrics = self._steps[octave, steps](state, batch, self.frozen)
+            call = self._step(octave, steps, state, batch)
+            state, metrics = call(state, batch, self.frozen)
             metrics = parallel.gather_metrics(metrics, n)
             metrics = {name: metrics[name] for name in (*names, *_BESIDE_TERMS)}
             fetch = functools.partial(parallel.gather, state, held)
@@ -605,6 +631,7 @@ def iterate(
     problem: Problem,
     state: State | None = None,
     devices: Sequence[jax.Device] | None = None,
+    programs: Programs | None = None,
 ) -> Iterator[Snapshot]:
     """Optimises, and yields a snapshot after every call of the compiled steps.
 
@@ -613,12 +640,13 @@ def iterate(
       state: where to go on from; a new one by default.
       devices: all devices by default, those of other processes of `jax.distributed`
         too. The result does not depend on them.
+      programs: where compiled steps are kept for the next start; nowhere by default.
 
     Raises:
       NotFiniteError: names the term and the step.
     """
     of = (problem.model, problem.verifier, problem.objective, problem.config)
-    engine = Engine(*of, devices)
+    engine = Engine(*of, devices, programs)
     if state is None:
         state = problem.init_state(parallel.held(len(problem), engine.devices))
     step = int(state.step[0])
@@ -678,6 +706,7 @@ def synthesize(
     config: Config | None = None,
     objective: Objective | None = None,
     devices: Sequence[jax.Device] | None = None,
+    programs: Programs | None = None,
 ) -> Result:
     """Inverts a model: videos that it sees as the labels, primed by stimuli.
 
@@ -688,7 +717,7 @@ def synthesize(
     """
     problem = prepare(model, stimuli, labels, verifier, config, objective)
     metrics = []
-    for snapshot in iterate(problem, devices=devices):
+    for snapshot in iterate(problem, devices=devices, programs=programs):
         metrics.append(snapshot.metrics)
     own = parallel.own(len(problem), devices or parallel.all_devices())
     return Result(

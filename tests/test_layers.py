@@ -16,7 +16,7 @@ NAMINGS -= {"__init__", "resnet"}
 #: Bottom first. A module may import modules of lower layers only.
 LAYERS = [
     {"errors"},
-    {"config", "models.convolutions", "processes"},
+    {"config", "models.convolutions", "processes", "programs"},
     {"video", "transforms", "models.layers", "actions.motions"},
     {"models.multiscale"},
     {f"models.{name}" for name in MODELS},

@@ -192,7 +192,7 @@ ALL_TERMS = {
 def test_each_term_descends_in_every_video(name, tiny, verifier, stimuli):
     """Five steps against the gradient lower the term (Lucid's test of a gradient)."""
     objective = ALL_TERMS[name]
-    primed = prime(tiny, stimuli[:2])
+    primed = prime(tiny, tiny.variables, stimuli[:2])
     moments = taps.target_moments(verifier)
 
     def loss(video):

@@ -1,0 +1,188 @@
+"""Compiled programs on disk, found there without a trace.
+
+JAX's own cache spares the compiler's work, but a program must be traced and lowered to
+be looked up in it, which takes longer than all else that a start does. Here the
+compiled program itself is kept, under a digest of what decides it: versions, the
+sources of this package, the devices, JAX's settings, the shapes of the arguments, and
+what the function was made of. What has no such description, such as a network or a
+term that is no part of this package, is compiled as ever.
+
+>>> described((1, "leaps", True))
+"(1,'leaps',True)"
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import os
+import pickle
+import platform
+import tempfile
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
+
+_KEPT = 64  # programs; the one that was not used for longest goes first
+_ROOT = Path(__file__).parent
+_DECIDING = ("jax", "flax", "optax", "numpy", "nvidia")
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """A folder of compiled programs.
+
+    A program that is loaded runs as code of yours: the folder must be yours alone to
+    write, as that of JAX's cache must.
+
+    >>> programs = Programs(Path("cache"))                        # doctest: +SKIP
+    >>> synthesize(model, stimuli, labels=[3], programs=programs) # doctest: +SKIP
+    """
+
+    folder: Path
+
+    def compiled(
+        self,
+        function: Any,
+        arguments: Sequence[Any],
+        devices: Sequence[jax.Device],
+        made_of: Any,
+    ) -> Any:
+        """A jitted function, compiled for arguments like these.
+
+        Args:
+          function: what `jax.jit` or `jax.pmap` returned.
+          arguments: of the first call.
+          devices: on which it runs, in their order.
+          made_of: all that decides what the function does, beside the package itself.
+        """
+        try:
+            path = self.folder / _key(arguments, devices, made_of)
+        except LookupError:
+            return function.lower(*arguments).compile()
+        # Whatever is wrong with a file, the program can be compiled.
+        with contextlib.suppress(Exception):
+            return _read(path, devices)
+        with _without_cache():
+            program = function.lower(*arguments).compile()
+        with contextlib.suppress(Exception):
+            _write(path, program)
+        return program
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    """A program that came from JAX's cache cannot be kept: on a CPU it lacks parts."""
+    name = "jax_enable_compilation_cache"
+    before = getattr(jax.config, name)
+    try:
+        jax.config.update(name, False)
+        compilation_cache.reset_cache()  # else it goes on as it began
+        yield
+    finally:
+        jax.config.update(name, before)
+        compilation_cache.reset_cache()
+
+
+def _read(path: Path, devices: Sequence[jax.Device]) -> Any:
+    digest, content = (content := path.read_bytes())[:32], content[32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError
+    payload, in_tree, out_tree = pickle.loads(content)
+    program = serialize_executable.deserialize_and_load(
+        payload, in_tree, out_tree, execution_devices=devices
+    )
+    os.utime(path)
+    return program
+
+
+def _write(path: Path, program: Any) -> None:
+    content = pickle.dumps(serialize_executable.serialize(program))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(hashlib.sha256(content).digest() + content)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    by_age = sorted(path.parent.iterdir(), key=lambda old: old.stat().st_mtime)
+    for old in by_age[:-_KEPT]:
+        old.unlink()
+
+
+def _key(arguments: Any, devices: Sequence[jax.Device], made_of: Any) -> str:
+    parts = [
+        described(made_of),
+        str(jax.tree.structure(arguments)),
+        *[f"{jax.typeof(x)} {x.sharding}" for x in jax.tree.leaves(arguments)],
+        *[f"{d.id} {d.device_kind} {d.client.platform_version}" for d in devices],
+        f"{jax.device_count()} {jax.process_index()} of {jax.process_count()}",
+        *[f"{name}={value}" for name, value in sorted(jax.config.values.items())],
+        *[f"{name}={os.environ.get(name)}" for name in _FLAGS],
+        _machine(),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _machine() -> str:
+    """Versions, sources and the processor, which decides the programs of a CPU."""
+    found = importlib.metadata.distributions()
+    parts = sorted(f"{d.name} {d.version}" for d in found if d.name)
+    parts = [part for part in parts if part.startswith(_DECIDING)]
+    parts += _sources(_ROOT)
+    parts += [platform.python_version(), platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        parts += sorted({s for s in lines if s.startswith(("flags", "Features"))})
+    return "\n".join(parts)
+
+
+def _sources(root: Path) -> list[str]:
+    return [
+        f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for path in sorted(root.rglob("*.py"))
+    ]
+
+
+def described(value: Any) -> str:
+    """A text that is equal for values that make the same program, in any process.
+
+    Functions and classes stand for their source, which must be of this package, and
+    for what they closed over.
+
+    Raises:
+      LookupError: there is none.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"({','.join(map(described, value))})"
+    if isinstance(value, frozenset):
+        return f"{{{','.join(sorted(map(described, value)))}}}"
+    if isinstance(value, np.dtype | type(jnp.float32)):
+        return jnp.dtype(value).name
+    if isinstance(value, types.FunctionType):
+        code = value.__code__  # a wrapper has the names of what it wraps
+        if Path(code.co_filename).is_relative_to(_ROOT):
+            closed = [cell.cell_contents for cell in value.__closure__ or ()]
+            named = sorted((value.__kwdefaults__ or {}).items())
+            where = f"{Path(code.co_filename).relative_to(_ROOT)}:{code.co_firstlineno}"
+            return where + described([*closed, *(value.__defaults__ or ()), *named])
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        if kind.__module__.startswith(f"{_ROOT.name}."):
+            fields = [getattr(value, f.name) for f in dataclasses.fields(value)]
+            return f"{kind.__module__}.{kind.__qualname__}" + described(fields)
+    raise LookupError(f"{value!r} is no part of {_ROOT.name}")
