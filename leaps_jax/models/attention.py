@@ -118,6 +118,12 @@ def _attend_in_one_kernel(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array
     return _per_head(_few_forward, q, k, v)[0]
 
 
+_attend_in_one_kernel.defvjp(
+    lambda q, k, v: (_attend_in_one_kernel(q, k, v), (q, k, v)),
+    lambda saved, gradient: tuple(_per_head(_few_backward, *saved, gradient)),
+)
+
+
 def _few_forward(q, k, v):
     weights = _few_weights(q, k)
     return ((weights[:, :, None] * v[None]).sum(1),)
@@ -166,12 +172,6 @@ def _per_head(function: Any, *arrays: jax.Array) -> list[jax.Array]:
         name="attention_among_few",
     )(*flat)
     return [y.reshape(*leading, *y.shape[1:]) for y in results]
-
-
-_attend_in_one_kernel.defvjp(
-    lambda q, k, v: (_attend_in_one_kernel(q, k, v), (q, k, v)),
-    lambda saved, gradient: tuple(_per_head(_few_backward, *saved, gradient)),
-)
 
 
 _HALF = (jnp.bfloat16, jnp.float16)
