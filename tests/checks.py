@@ -58,7 +58,7 @@ def assert_gradient_reaches_every_frame(gradient, least: float = 0.0) -> None:
 
 def assert_recomputing_changes_nothing(module, variables, videos, plain: Observed):
     again = observe(module.clone(remat=True), variables, videos)
-    assert "= remat" in again.jaxpr and "= remat" not in plain.jaxpr
+    assert again.jaxpr.count("= remat") > plain.jaxpr.count("= remat")
     assert list(again.means) == list(plain.means)
     close: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
     np.testing.assert_allclose(again.logits, plain.logits, **close)

@@ -202,7 +202,10 @@ def test_gradient_reaches_every_pixel_and_recomputing_changes_nothing():
     assert (np.abs(plain.gradient).max((1, 4)) > 0).all()
     checks.assert_recomputing_changes_nothing(*network, plain)
     module, *given = network
-    assert jaxpr_of(module.clone(remat=True), *given).count("= remat") == 3  # blocks
+    count = [
+        jaxpr_of(m, *given).count("= remat") for m in (module.clone(remat=True), module)
+    ]
+    assert count[0] - count[1] == 3  # blocks
 
 
 def test_bfloat16_is_close_and_products_are_in_it():
@@ -213,7 +216,7 @@ def test_bfloat16_is_close_and_products_are_in_it():
     products = re.findall(r":(\w+)\[[^]]*\] = dot_general", jaxpr)
     scores = 3  # of each block, summed in float32
     assert products.count("f32") == scores + 1  # and the classifier
-    assert products.count("bf16") == len(products) - scores - 1 == 1 + 1 + 3 * 5
+    assert products.count("bf16") == len(products) - scores - 1 == 1 + 1 + 3 * 7
 
 
 # ---- names
