@@ -96,7 +96,7 @@ def test_a_run_that_is_not_finite_keeps_the_last_good_state(
     """The second call of the compiled steps meets a NaN."""
     iterate = synthesis.iterate
 
-    def failing(problem, state=None):
+    def failing(problem, state=None, **_):
         first = next(iterate(problem, state, jax.devices()[:1]))
         yield first
         good = first.state()
