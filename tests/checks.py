@@ -56,16 +56,21 @@ def assert_gradient_reaches_every_frame(gradient, least: float = 0.0) -> None:
     assert (by_frame > least * by_frame.max()).all()
 
 
+def assert_same(found: Observed, plain: Observed, tolerance: float) -> None:
+    """The same logits, taps in the same order, and gradient."""
+    close: dict[str, Any] = {"rtol": tolerance, "atol": tolerance / 10}
+    np.testing.assert_allclose(found.logits, plain.logits, **close)
+    assert list(found.means) == list(plain.means)
+    for tap, mean in plain.means.items():
+        np.testing.assert_allclose(found.means[tap], mean, **close, err_msg=tap)
+    least = tolerance * np.abs(plain.gradient).max()
+    np.testing.assert_allclose(found.gradient, plain.gradient, rtol=1e-3, atol=least)
+
+
 def assert_recomputing_changes_nothing(module, variables, videos, plain: Observed):
     again = observe(module.clone(remat=True), variables, videos)
     assert again.jaxpr.count("= remat") > plain.jaxpr.count("= remat")
-    assert list(again.means) == list(plain.means)
-    close: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
-    np.testing.assert_allclose(again.logits, plain.logits, **close)
-    for tap, mean in plain.means.items():
-        np.testing.assert_allclose(again.means[tap], mean, **close, err_msg=tap)
-    least = 1e-5 * np.abs(plain.gradient).max()
-    np.testing.assert_allclose(again.gradient, plain.gradient, rtol=1e-3, atol=least)
+    assert_same(again, plain, 1e-5)
 
 
 def assert_bfloat16_is_close(module, variables, videos, plain: Observed) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-from typing import Any
 
 import checks
 import jax
@@ -92,7 +91,8 @@ def test_gradients_recomputed_blocks_and_bfloat16(name):
     checks.assert_bfloat16_is_close(*network, plain)
 
 
-@pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
+# of ViViT two: three tokens are too few for those that its attention fills up
+@pytest.mark.parametrize("name", [*FAMILIES.values(), "vivit_small"])
 def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, name):
     network = (smallest(name).module, smallest(name).variables, clips(name))
     plain = checks.observe(*network)
@@ -101,12 +101,7 @@ def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, name):
     monkeypatch.setattr(convolutions, "fused", convolutions.shifted_products)
     there = checks.observe(*network)
     assert there.jaxpr != plain.jaxpr
-    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
-    np.testing.assert_allclose(there.logits, plain.logits, **close)
-    for tap, mean in plain.means.items():
-        np.testing.assert_allclose(there.means[tap], mean, **close, err_msg=tap)
-    least = 1e-4 * np.abs(plain.gradient).max()
-    np.testing.assert_allclose(there.gradient, plain.gradient, rtol=1e-3, atol=least)
+    checks.assert_same(there, plain, 1e-4)
 
 
 @pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
