@@ -29,6 +29,7 @@ from leaps_jax import (
     loading,
     objectives,
     processes,
+    programs,
     runs,
     stimuli,
     synthesis,
@@ -39,7 +40,6 @@ from leaps_jax import (
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.config import PRESETS, Config, ModelSpec
 from leaps_jax.errors import UserError, nearest
-from leaps_jax.programs import Programs
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.taps import Model
 
@@ -74,15 +74,10 @@ def _use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def _programs() -> Programs | None:
+def _programs() -> programs.Programs | None:
     """The steps themselves, which JAX's cache finds only after a trace."""
-    kept, used = (
-        jax.config.values[f"jax_{name}"]
-        for name in ("compilation_cache_dir", "enable_compilation_cache")
-    )
-    if not (kept and used) or "://" in kept:
-        return None
-    return Programs(Path(kept) / "programs")
+    folder = programs.folder()
+    return programs.Programs(folder / "programs") if folder else None
 
 
 def _models(options: argparse.Namespace) -> int:

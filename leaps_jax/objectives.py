@@ -21,7 +21,7 @@ import optax
 
 from leaps_jax.config import Config
 from leaps_jax.errors import UserError, nearest
-from leaps_jax.taps import Moments, Tap
+from leaps_jax.taps import Moments, Tap, mean_over_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,8 +264,8 @@ def diversity(relative: bool = True) -> Objective:
         for tap, (target, _) in zip(taps.values(), targets, strict=True):
             # Around the target mean, E[x²] − E[x]² does not cancel in float32.
             centred = tap.value.astype(jnp.float32) - target
-            first.append(centred.mean(tap.positions))
-            second.append(jnp.square(centred).mean(tap.positions))
+            first.append(mean_over_positions(centred))
+            second.append(mean_over_positions(jnp.square(centred)))
         mean, var = (side_by_side(moment) for moment in zip(*targets, strict=True))
         off = context.batch_mean(side_by_side(first))  # l c
         spread = context.batch_mean(side_by_side(second)) - jnp.square(off)

@@ -1,11 +1,11 @@
-"""Compiled programs on disk, found there without a trace.
+"""Compiled programs on disk, and what else only a trace would tell.
 
 JAX's own cache spares the compiler's work, but a program must be traced and lowered to
 be looked up in it, which takes longer than all else that a start does. Here the
 compiled program itself is kept, under a digest of what decides it: versions, the
 sources of this package, the devices, JAX's settings, the shapes of the arguments, and
 what the function was made of. What has no such description, such as a network or a
-term that is no part of this package, is compiled as ever.
+term that is no part of this package, is compiled or traced as ever.
 
 >>> described((1, "leaps", True))
 "(1,'leaps',True)"
@@ -16,14 +16,15 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import pickle
 import platform
 import tempfile
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +32,43 @@ import numpy as np
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
+T = TypeVar("T")
+
 _KEPT = 64  # programs; the one that was not used for longest goes first
 _ROOT = Path(__file__).parent
 _DECIDING = ("jax", "flax", "optax", "numpy", "nvidia")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+
+
+def folder() -> Path | None:
+    """Where JAX keeps its own cache, if that is a folder and in use."""
+    kept = jax.config.values["jax_compilation_cache_dir"]
+    used = jax.config.values["jax_enable_compilation_cache"]
+    return Path(kept) if kept and used and "://" not in kept else None
+
+
+def remembered(what: str, made_of: Any, find: Callable[[], T]) -> T:
+    """What a trace finds, from disk where it was found before.
+
+    Args:
+      what: is found, in a word.
+      made_of: all that decides it, beside the package itself.
+      find: finds it; JSON-able. Called where there is no `folder`, too.
+    """
+    cache = folder()
+    if cache is None:
+        return find()
+    try:
+        parts = [what, described(made_of), *_settings()]
+    except LookupError:
+        return find()
+    path = cache / "found" / _digest(parts)
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text())
+    found = find()
+    with contextlib.suppress(OSError):
+        _replace(path, json.dumps(found).encode())
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,18 +141,23 @@ def _read(path: Path, devices: Sequence[jax.Device]) -> Any:
 
 def _write(path: Path, program: Any) -> None:
     content = pickle.dumps(serialize_executable.serialize(program))
+    _replace(path, hashlib.sha256(content).digest() + content)
+    by_age = sorted(path.parent.iterdir(), key=lambda old: old.stat().st_mtime)
+    for old in by_age[:-_KEPT]:
+        old.unlink()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Writes a file that is whole at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(hashlib.sha256(content).digest() + content)
+            file.write(content)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
-    by_age = sorted(path.parent.iterdir(), key=lambda old: old.stat().st_mtime)
-    for old in by_age[:-_KEPT]:
-        old.unlink()
 
 
 def _key(arguments: Any, devices: Sequence[jax.Device], made_of: Any) -> str:
@@ -128,11 +167,21 @@ def _key(arguments: Any, devices: Sequence[jax.Device], made_of: Any) -> str:
         *[f"{jax.typeof(x)} {x.sharding}" for x in jax.tree.leaves(arguments)],
         *[f"{d.id} {d.device_kind} {d.client.platform_version}" for d in devices],
         f"{jax.device_count()} {jax.process_index()} of {jax.process_count()}",
+        *_settings(),
+    ]
+    return _digest(parts)
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _settings() -> list[str]:
+    return [
         *[f"{name}={value}" for name, value in sorted(jax.config.values.items())],
         *[f"{name}={os.environ.get(name)}" for name in _FLAGS],
         _machine(),
     ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import math
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from jax.extend import core as jax_core
@@ -21,6 +22,7 @@ from jax.extend import core as jax_core
 from leaps_jax.config import ModelSpec
 from leaps_jax.entries import ENTRIES, Entry
 from leaps_jax.errors import UserError, nearest
+from leaps_jax.programs import remembered
 
 _BY_NAME = {e.name: e for e in ENTRIES}
 
@@ -136,7 +138,17 @@ def variable_shapes(module: nn.Module) -> dict[str, Any]:
     """The variables of a zoo module as a tree of `ShapeDtypeStruct`."""
     frames, size = module.frames, module.size  # type: ignore[attr-defined]
     video = jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.float32)
-    return jax.eval_shape(module.init, jax.random.key(0), video)
+
+    def find() -> dict[str, Any]:
+        tree = jax.eval_shape(module.init, jax.random.key(0), video)
+        flat = flax.traverse_util.flatten_dict(tree, sep="/")
+        return {path: (leaf.shape, leaf.dtype.name) for path, leaf in flat.items()}
+
+    flat = {
+        path: jax.ShapeDtypeStruct(tuple(shape), dtype)
+        for path, (shape, dtype) in remembered("shapes", module, find).items()
+    }
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 @functools.cache

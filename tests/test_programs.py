@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leaps_jax import Config, Model, loading, objectives, programs, synthesis, zoo
+from leaps_jax import (
+    Config,
+    Model,
+    loading,
+    objectives,
+    programs,
+    synthesis,
+    taps,
+    zoo,
+)
 from leaps_jax.programs import Programs, described
 
 CLASSES = ("bend", "jack", "run")
@@ -302,7 +312,48 @@ def test_the_command_keeps_programs_from_process_to_process(tmp_path):
         )
         assert ended.returncode == 0, ended.stderr
         videos.append(np.load(tmp_path / out / "videos.npz")["videos"])
-        lowered.append(ended.stderr.count("to MLIR module conversion"))
+        lowered.append(re.findall(r"MLIR module conversion (\S+)", ended.stderr))
         assert len(list((tmp_path / "leaps_jax" / "programs").iterdir())) == 2
-    assert lowered[0] == lowered[1] + 2
+    assert [names.count("jit(_fun)") for names in lowered] == [2, 0]
+    # nor is a key drawn, for a network that nobody initialises
+    assert ["jit(_threefry_seed)" in names for names in lowered] == [True, False]
     np.testing.assert_array_equal(*videos)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_names_and_shapes_are_found_once(cache):
+    model = network(0)
+    names = taps.tap_names(model)
+    assert names == [f"block0/{n}" for n in ("temporal_norm", "norm", "mlp_norm")] + [
+        "norm"
+    ]
+    (file,) = (cache / "found").iterdir()
+    file.write_text(file.read_text().replace("block0", "block1"))
+    assert taps.tap_names(model)[0] == "block1/temporal_norm"
+    file.write_text(file.read_text()[:-1])
+    assert taps.tap_names(model) == names
+    # other taps and other weights are found by themselves
+    every = dataclasses.replace(model, tap_filter=lambda module, method: True)
+    assert len(taps.tap_names(every)) > 4
+    longer = dataclasses.replace(model, module=model.module.clone(frames=8))
+    with pytest.raises(Exception, match="time_embedding"):
+        taps.tap_names(longer)
+    for _ in range(2):
+        shapes = zoo.variable_shapes(model.module)
+        assert shapes == jax.eval_shape(lambda: model.variables)
+    assert len(list((cache / "found").iterdir())) == 2
+
+
+def test_without_a_cache_names_are_found_each_time(cache, monkeypatch):
+    found = []
+    jax.config.update("jax_compilation_cache_dir", None)
+    for _ in range(2):
+        assert programs.remembered("", (), lambda: found.append(0) or len(found))
+    assert len(found) == 2
