@@ -8,6 +8,7 @@ shifted products on a CPU. tests/test_convolutions.py holds each form against it
 definition, the kernel interpreted.
 """
 
+import collections
 import functools
 import itertools
 import math
@@ -230,76 +231,92 @@ def _correlate(
 ) -> jax.Array:
     """y[p] = Σ_k kernel[k] x[(p stride + k - K // 2) / dilation], over whole places.
 
-    With a stride it is a convolution, with a dilation the transpose of one. A program
-    is told apart by its elements of the flat (h w c), its frames and its video.
+    With a stride it is a convolution, with a dilation the transpose of one. The output
+    is cut into cells of a few frames, rows and columns. A program is told apart by its
+    elements of the flat (cells' rows, cells' columns, channels), the cells' frames and
+    its video.
     """
     b, t, h, w, c = x.shape
     frames, height, width = size
     kt, kh, kw = kernel.shape[:3]
-    area = height * width * c
-    chunk = min(_FRAMES, frames)
+    # places that a dilation of 2 tells apart have a cell of their own: each meets other
+    # taps, and these are then known now
+    cell = (min(_FRAMES, frames), *(min(d, 2) for d in dilation[1:]))
+    times, rows, columns = (-(-n // k) for n, k in zip(size, cell, strict=True))
     # As many neighbours a thread as surely are channels of one place: what they load
     # and whether they do is one instruction.
     elements = _THREADS * math.gcd(c, 8)
 
-    def met(place: jax.Array, axis: int, length: int) -> list[tuple]:
-        """Per tap: its index, where it reads, and whether that is a place."""
-        taps, d = [], dilation[axis]
-        for tap in range(kernel.shape[axis]):
-            at = place * stride[axis] + tap - kernel.shape[axis] // 2
+    def met(first: jax.Array | int, axis: int) -> list[tuple]:
+        """What a cell reads along an axis: where, whether it is there, by what taps.
+
+        The taps are pairs of one of the kernel and a place of the cell.
+        """
+        n, k, s, d = x.shape[1 + axis], kernel.shape[axis], stride[axis], dilation[axis]
+        taps = collections.defaultdict(list)
+        for place, tap in itertools.product(range(cell[axis]), range(k)):
+            taps[place * s + tap - k // 2].append((tap, place))
+        reads = []
+        for offset, pairs in sorted(taps.items()):
+            at = first * cell[axis] * s + offset
             real = at >= 0
-            if d > 1:
+            if cell[axis] % d:
                 real &= jax.lax.rem(at, d) == 0
-                at = jax.lax.div(at, d)
-            taps.append((tap, at, real & (at < length)))
-        return taps
+            elif offset % d:
+                continue
+            at = at // d if isinstance(at, int) else jax.lax.div(at, d)
+            real &= at < n
+            if real is not False:
+                reads.append((at, real, pairs))
+        return reads
 
     def correlate(x_ref, kernel_ref, y_ref):
-        video, first = pl.program_id(2), pl.program_id(1) * chunk
+        video = pl.program_id(2)
         element = pl.program_id(0) * elements + jnp.arange(elements)
         channel, place = jax.lax.rem(element, c), jax.lax.div(element, c)
-        inside = element < area
-        rows = met(jax.lax.div(place, width), 1, h)
-        columns = met(jax.lax.rem(place, width), 2, w)
-        reads = []
-        for seen in range((chunk - 1) * stride[0] + kt):
-            outputs = [n for n in range(chunk) if 0 <= seen - n * stride[0] < kt]
-            frame = first * stride[0] + seen - kt // 2
-            real = frame >= 0
-            if dilation[0] > 1:
-                real &= jax.lax.rem(frame, dilation[0]) == 0
-                frame = jax.lax.div(frame, dilation[0])
-            real &= frame < t
-            reads.append((seen, outputs, jnp.where(real, frame, 0), real))
-        sums = [jnp.zeros(elements, jnp.float32) for _ in range(chunk)]
-        for (j, row, a), (k, column, o) in itertools.product(rows, columns):
-            known = inside & a & o
-            offset = (row * w + column) * c + channel
-            weights = [
-                triton.load(
-                    kernel_ref.at[(i * kh + j) * kw + k, channel], mask=known, other=0.0
-                )
-                for i in range(kt)
-            ]
-            for seen, outputs, frame, real in reads:
-                if not outputs:
-                    continue
+        row, column = jax.lax.div(place, columns), jax.lax.rem(place, columns)
+        inside = row < rows
+
+        @functools.cache
+        def weights(i: int, j: int, k: int) -> jax.Array:
+            tap = (i * kh + j) * kw + k
+            return triton.load(kernel_ref.at[tap, channel], mask=inside, other=0.0)
+
+        sums = {
+            place: jnp.zeros(elements, jnp.float32)
+            for place in itertools.product(*map(range, cell))
+        }
+        in_time = met(0 if times == 1 else pl.program_id(1), 0)
+        for (j, a, of_rows), (k, o, of_columns) in itertools.product(
+            met(row, 1), met(column, 2)
+        ):
+            offset = (j * w + k) * c + channel
+            for i, real, of_frames in in_time:
                 values = triton.load(
-                    x_ref.at[video, frame, offset], mask=known & real, other=0.0
+                    x_ref.at[video, jnp.where(real, i, 0), offset],
+                    mask=inside & a & o & real,
+                    other=0.0,
                 ).astype(jnp.float32)
-                for n in outputs:
-                    sums[n] += weights[seen - n * stride[0]] * values
-        for n in range(chunk):
+                for pairs in itertools.product(of_frames, of_rows, of_columns):
+                    taps, place = zip(*pairs, strict=True)
+                    sums[place] += weights(*taps) * values
+        for (n, j, k), total in sums.items():
+            frame = pl.program_id(1) * cell[0] + n
+            at, o = row * cell[1] + j, column * cell[2] + k
             triton.store(
-                y_ref.at[video, jnp.minimum(first + n, frames - 1), element],
-                sums[n].astype(y_ref.dtype),
-                mask=inside & (first + n < frames),
+                y_ref.at[
+                    video,
+                    jnp.minimum(frame, frames - 1),
+                    (at * width + o) * c + channel,
+                ],
+                total.astype(y_ref.dtype),
+                mask=inside & (frame < frames) & (at < height) & (o < width),
             )
 
     y = pl.pallas_call(
         correlate,
-        grid=(-(-area // elements), -(-frames // chunk), b),
-        out_shape=jax.ShapeDtypeStruct((b, frames, area), x.dtype),
+        grid=(-(-rows * columns * c // elements), times, b),
+        out_shape=jax.ShapeDtypeStruct((b, frames, height * width * c), x.dtype),
         compiler_params=triton.CompilerParams(num_warps=_THREADS // 32),
         name="depthwise",
     )(x.reshape(b, t, -1), kernel.reshape(kt * kh * kw, c).astype(jnp.float32))
