@@ -22,7 +22,7 @@ def cudnn(on_a_gpu):
     return form
 
 
-def check_same(form, q, k, v, *more):
+def check_same(form, q, k, v, *more, want=attention._products):
     """Equal values and gradients."""
     gradient = drawn(9, *q.shape[:-1], v.shape[-1])
 
@@ -31,7 +31,7 @@ def check_same(form, q, k, v, *more):
         y, transpose = jax.vjp(lambda *of: form(*of, *more), q, k, v)
         return y, *transpose(gradient)
 
-    for a, b in zip(values(form), values(attention._products), strict=True):
+    for a, b in zip(values(form), values(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -50,18 +50,22 @@ def test_lengths_and_channels_are_filled_up(cudnn, leading, queries, keys, width
     check_same(functools.partial(cudnn, bias=None, looked_up=None), q, k, v)
 
 
-@pytest.mark.parametrize("tokens", [8, 4])
-@pytest.mark.parametrize("form", ["_attend_by_sums", "_attend_in_one_kernel"])
-def test_few_tokens(on_a_gpu, form, tokens):
-    q, k, v = (drawn(seed, 2, 3, tokens, 2, 16) for seed in range(3))
-    check_same(getattr(attention, form), q, k, v)
+@pytest.mark.parametrize(("times", "places"), [(8, 4), (3, 5)])
+def test_over_time(on_a_gpu, times, places):
+    q, k, v = (drawn(seed, 2, times, places, 2, 16) for seed in range(3))
+
+    def by_place(q, k, v):
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        return attention._products(q, k, v).swapaxes(1, 2)
+
+    check_same(attention.attend_over_time, q, k, v, want=by_place)
 
 
-def test_kernel_for_few_tokens_compiles_for_a_gpu():
-    x = jax.ShapeDtypeStruct((2, 5, 8, 3, 64), jnp.bfloat16)
+def test_attention_over_time_is_a_kernel_of_a_gpu():
+    x = jax.ShapeDtypeStruct((2, 8, 5, 3, 64), jnp.bfloat16)
 
     def loss(x):
-        return attention.attend(x, x, x).astype(jnp.float32).sum()
+        return attention.attend_over_time(x, x, x).astype(jnp.float32).sum()
 
     lowered = jax.jit(jax.grad(loss)).trace(x).lower(lowering_platforms=("cuda",))
     assert "triton" in lowered.as_text()

@@ -10,13 +10,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 
 MODELS = {path.stem for path in (PACKAGE / "models").glob("*.py")}
-MODELS -= {"__init__", "attention", "convolutions", "layers", "multiscale"}  # shared
+MODELS -= {"__init__", "layers", "multiscale"}  # shared, as are those of a machine:
+MODELS -= {"attention", "convolutions", "normalization"}
 NAMINGS = {path.stem for path in (PACKAGE / "conversion/families").glob("*.py")}
 NAMINGS -= {"__init__", "resnet"}
 #: Bottom first. A module may import modules of lower layers only.
 LAYERS = [
     {"errors"},
-    {"config", "models.attention", "models.convolutions", "processes", "programs"},
+    {"models.attention", "models.convolutions", "models.normalization"},
+    {"config", "processes", "programs"},
     {"video", "transforms", "models.layers", "actions.motions"},
     {"models.multiscale"},
     {f"models.{name}" for name in MODELS},

@@ -7,6 +7,7 @@ a video. tests/test_attention.py holds each form against the definition.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -42,28 +43,44 @@ def attend(
     Returns:
       (..., n, heads, d).
     """
-    q = q * q.shape[-1] ** -0.5
-    m = k.shape[-3]
-    length = m if length is None else length
-    plain = bias is None and looked_up is None and length == m
-    if plain and q.shape[-3] * m <= _FEW:
-        form = _attend_in_one_kernel if _tiles(q, k) else _attend_by_sums
-        return jax.lax.platform_dependent(q, k, v, cuda=form, default=_products)
+    length = k.shape[-3] if length is None else length
     if _cudnn_takes(q, looked_up):
         return _attend_by_cudnn(q, k, v, bias, looked_up, length)
     return _products(q, k, v, bias, looked_up, length)
+
+
+def attend_over_time(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """`attend` among the tokens of one place, those of all times.
+
+    Args:
+      q: (..., t, n, heads, d).
+      k: likewise.
+      v: likewise.
+
+    Returns:
+      (..., t, n, heads, d).
+    """
+
+    def by_place(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        q, k, v = (x.swapaxes(-4, -3) for x in (q, k, v))
+        return attend(q, k, v).swapaxes(-4, -3)
+
+    t, d = q.shape[-4], q.shape[-1]
+    if t > _FEW or d < 16 or d != pl.next_power_of_2(d):
+        return by_place(q, k, v)
+    form = _attend_over_time_in_one_kernel
+    return jax.lax.platform_dependent(q, k, v, cuda=form, default=by_place)
 
 
 def fill_tokens(x: jax.Array, dtype: Any) -> jax.Array:
     """Zeros after the tokens of (..., n, c), to a length that needs no copies later.
 
     cuDNN wants even lengths, and XLA fills the rows of every matrix product up to a
-    multiple of 8. Here it costs nothing: it is a part of the norm before.
+    multiple of 8.
     """
-    n = x.shape[-2]
-    if n * n <= _FEW or not _cudnn_takes(jnp.zeros(0, dtype), None):
+    if not _cudnn_takes(jnp.zeros(0, dtype), None):
         return x
-    return jnp.pad(x, [*[(0, 0)] * (x.ndim - 2), (0, -n % 8), (0, 0)])
+    return jnp.pad(x, [*[(0, 0)] * (x.ndim - 2), (0, -x.shape[-2] % 8), (0, 0)])
 
 
 def _products(
@@ -73,8 +90,10 @@ def _products(
     bias: jax.Array | None = None,
     looked_up: LookedUp | None = None,
     length: int | None = None,
+    scale: float | None = None,
 ) -> jax.Array:
-    """`attend` of scaled queries, by its definition."""
+    """`attend` by its definition."""
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = jnp.einsum(
         "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
     )
@@ -95,83 +114,91 @@ def look_up(values: jax.Array, properties: jax.Array | np.ndarray) -> jax.Array:
     return jnp.einsum("...nhe,...me->...hnm", values, properties)
 
 
-_FEW = 64  # scores of one head: those of 8 time steps
-
-
-def _attend_by_sums(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`attend` without matrix products, which such small ones leave mostly idle."""
-    q, k, v32 = (x.astype(jnp.float32) for x in (q, k, v))
-    scores = (q[..., :, None, :, :] * k[..., None, :, :, :]).sum(-1)  # n m heads
-    weights = nn.softmax(scores, axis=-2)[..., None]
-    return (weights * v32[..., None, :, :, :]).sum(-3).astype(v.dtype)
-
-
-def _tiles(q: jax.Array, k: jax.Array) -> bool:
-    """Whether Triton can have all tokens of a head in one tile."""
-    sizes = (q.shape[-3], k.shape[-3], q.shape[-1])
-    return all(n & (n - 1) == 0 for n in sizes) and q.shape[-1] <= 128
+_FEW = 16  # times of one place
+_TOKENS = 64  # of one program, of
+_WARPS = 4
 
 
 @jax.custom_vjp
-def _attend_in_one_kernel(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """`_attend_by_sums` with everything between the inputs and outputs in registers."""
-    return _per_head(_few_forward, q, k, v)[0]
+def _attend_over_time_in_one_kernel(
+    q: jax.Array, k: jax.Array, v: jax.Array
+) -> jax.Array:
+    """Of many places in one matrix product, those of other places masked."""
+    return _by_tokens(_over_time, 1, q, k, v)[0]
 
 
-_attend_in_one_kernel.defvjp(
-    lambda q, k, v: (_attend_in_one_kernel(q, k, v), (q, k, v)),
-    lambda saved, gradient: tuple(_per_head(_few_backward, *saved, gradient)),
-)
+def _over_time(together, q, k, v):
+    weights = _weights_over_time(together, q, k)
+    return (_product(weights.astype(v.dtype), v, (1, 0)),)
 
 
-def _few_forward(q, k, v):
-    weights = _few_weights(q, k)
-    return ((weights[:, :, None] * v[None]).sum(1),)
-
-
-def _few_backward(q, k, v, gradient):
-    weights = _few_weights(q, k)
-    of_weights = (gradient[:, None] * v[None]).sum(2)
-    of_scores = weights * (of_weights - (weights * of_weights).sum(1)[:, None])
+def _over_time_gradient(together, q, k, v, gradient):
+    weights = _weights_over_time(together, q, k)
+    of_weights = _product(gradient, v, (1, 1))
+    mean = (weights * of_weights).sum(1, keepdims=True)
+    of_scores = weights * (of_weights - mean) * q.shape[1] ** -0.5
+    of_scores, weights = of_scores.astype(q.dtype), weights.astype(q.dtype)
     return (
-        (of_scores[:, :, None] * k[None]).sum(1),
-        (of_scores[:, :, None] * q[:, None]).sum(0),
-        (weights[:, :, None] * gradient[:, None]).sum(0),
+        _product(of_scores, k, (1, 0)),
+        _product(of_scores, q, (0, 0)),
+        _product(weights, gradient, (0, 0)),
     )
 
 
-def _few_weights(q, k):
-    scores = (q[:, None] * k[None]).sum(2)  # n m
-    weights = jnp.exp(scores - scores.max(1)[:, None])
-    return weights / weights.sum(1)[:, None]
+def _product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
+    axes = ((over[:1], over[1:]), ((), ()))
+    return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
-def _per_head(function: Any, *arrays: jax.Array) -> list[jax.Array]:
-    """A function of tiles (n, d) in float32, for each head of (..., n, heads, d)."""
-    leading = arrays[0].shape[:-3]
-    flat = [x.reshape(-1, *x.shape[-3:]) for x in arrays]
-    outputs = flat[:3] if len(flat) > 3 else flat[:1]
+def _weights_over_time(together, q, k):
+    scores = _product(q, k, (1, 1)) * q.shape[1] ** -0.5
+    scores = jnp.where(together, scores, -1e30)  # exponentials of it are 0
+    weights = jnp.exp(scores - scores.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True)
+
+
+_attend_over_time_in_one_kernel.defvjp(
+    lambda q, k, v: (_attend_over_time_in_one_kernel(q, k, v), (q, k, v)),
+    lambda saved, gradient: _by_tokens(_over_time_gradient, 3, *saved, gradient),
+)
+
+
+def _by_tokens(
+    function: Callable[..., tuple[jax.Array, ...]], outputs: int, *arrays: jax.Array
+) -> tuple[jax.Array, ...]:
+    """A function of tokens (n, d), those of (..., t, n, heads, d) of some places.
+
+    It is called with which tokens (n, n) are of one place and one head, too.
+    """
+    shape = arrays[0].shape
+    *_, t, n, heads, d = shape
+    per_place = pl.next_power_of_2(t)
+    places = max(_TOKENS, 16 * per_place) // per_place
 
     def kernel(*refs):
-        tiles = [ref[...].astype(jnp.float32) for ref in refs[: len(flat)]]
-        for ref, tile in zip(refs[len(flat) :], function(*tiles), strict=True):
-            ref[...] = tile.astype(ref.dtype)
-
-    def per_head(x: jax.Array) -> pl.BlockSpec:
-        return pl.BlockSpec(
-            (None, x.shape[1], None, x.shape[3]), lambda i, h: (i, 0, h, 0)
-        )
+        token = jnp.arange(places * per_place)
+        time = jax.lax.div(token, places)
+        place = pl.program_id(0) * places + jax.lax.rem(token, places)
+        first = (pl.program_id(1) * t + time) * n * heads + place
+        element = first[:, None] * d + jnp.arange(d)[None]
+        real = (time < t) & (place < n * heads)
+        together = (place[:, None] == place[None]) & (time < t)[None]
+        tiles = [
+            triton.load(ref.at[element], mask=real[:, None], other=0.0)
+            for ref in refs[: len(arrays)]
+        ]
+        made = function(together, *tiles)
+        for ref, tile in zip(refs[len(arrays) :], made, strict=True):
+            triton.store(ref.at[element], tile.astype(ref.dtype), mask=real[:, None])
 
     results = pl.pallas_call(
         kernel,
-        grid=(flat[0].shape[0], flat[0].shape[2]),
-        in_specs=[per_head(x) for x in flat],
-        out_specs=[per_head(x) for x in outputs],
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
-        compiler_params=triton.CompilerParams(num_warps=1),
-        name="attention_among_few",
-    )(*flat)
-    return [y.reshape(*leading, *y.shape[1:]) for y in results]
+        grid=(pl.cdiv(n * heads, places), math.prod(shape[:-4])),
+        out_shape=[jax.ShapeDtypeStruct((x.size,), x.dtype) for x in arrays[:outputs]],
+        compiler_params=triton.CompilerParams(num_warps=_WARPS),
+        name=function.__name__.strip("_"),
+    )(*(x.reshape(-1) for x in arrays))
+    return tuple(y.reshape(shape) for y in results)
 
 
 _HALF = (jnp.bfloat16, jnp.float16)
@@ -191,14 +218,15 @@ def _attend_by_cudnn(
     looked_up: LookedUp | None,
     length: int,
 ) -> jax.Array:
-    """`attend` of scaled queries, without the scores ever in memory.
+    """`attend` without the scores ever in memory.
 
     What is looked up becomes further channels of queries and keys. cuDNN wants channels
     of one count, a multiple of 8, and even lengths; what fills them is zero or masked.
     """
     n, m, width = q.shape[-3], k.shape[-3], v.shape[-1]
-    leading = q.shape[:-3]
+    leading, scale = q.shape[:-3], q.shape[-1] ** -0.5
     if looked_up is not None:
+        q, scale = q * scale, 1.0  # as a part of what follows
         values, properties = looked_up
         values = jnp.broadcast_to(values, (*q.shape[:-1], values.shape[-1]))
         ones = jnp.asarray(properties, k.dtype)[..., None, :]
@@ -214,15 +242,20 @@ def _attend_by_cudnn(
 
     q, k, v = filled(q), filled(k), filled(v)
     if bias is None:
-        y = _cudnn(q, k, v, None, length)
+        y = _cudnn(q, k, v, None, length, scale)
     else:
         bias = jnp.pad(bias, ((0, 0), (0, n % 2), (0, m % 2))).astype(q.dtype)
-        y = _with_bias(q, k, v, bias, length)
+        y = _with_bias(q, k, v, bias, length, scale)
     return y[:, :n, :, :width].reshape(*leading, n, -1, width)
 
 
 def _cudnn(
-    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, length: int
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array | None,
+    length: int,
+    scale: float,
 ) -> jax.Array:
     lengths = [jnp.full(len(q), n, jnp.int32) for n in (q.shape[1], length)]
     masked = length < k.shape[1]
@@ -231,7 +264,7 @@ def _cudnn(
         k,
         v,
         bias,
-        scale=1.0,
+        scale=scale,
         query_seq_lengths=lengths[0] if masked else None,
         key_value_seq_lengths=lengths[1] if masked else None,
         implementation="cudnn",
@@ -239,15 +272,25 @@ def _cudnn(
 
 
 def _heads_as_batch(
-    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array, length: int
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array,
+    length: int,
+    scale: float,
 ) -> jax.Array:
     q, k, v = (x.transpose(2, 1, 0, 3) for x in (q, k, v))  # heads n windows d
-    return _cudnn(q, k, v, bias[:, None], length).transpose(2, 1, 0, 3)
+    return _cudnn(q, k, v, bias[:, None], length, scale).transpose(2, 1, 0, 3)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _with_bias(
-    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array, length: int
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array,
+    length: int,
+    scale: float,
 ) -> jax.Array:
     """Attention with a bias whose gradient is computed apart.
 
@@ -255,17 +298,17 @@ def _with_bias(
     all "heads" it leaves out the bias's gradient, which takes it longer than the
     others and is dead code where weights are constants.
     """
-    return _heads_as_batch(q, k, v, bias, length)
+    return _heads_as_batch(q, k, v, bias, length, scale)
 
 
-def _with_bias_forward(q, k, v, bias, length):
-    y, transpose = jax.vjp(lambda *x: _heads_as_batch(*x, bias, length), q, k, v)
+def _with_bias_forward(q, k, v, bias, length, scale):
+    y, transpose = jax.vjp(lambda *x: _heads_as_batch(*x, bias, length, scale), q, k, v)
     return y, (transpose, q, k, v, bias)
 
 
-def _with_bias_backward(length, saved, gradient):
+def _with_bias_backward(length, scale, saved, gradient):
     transpose, q, k, v, bias = saved
-    _, of_bias = jax.vjp(lambda b: _products(q, k, v, b, None, length), bias)
+    _, of_bias = jax.vjp(lambda b: _products(q, k, v, b, None, length, scale), bias)
     return *transpose(gradient), *of_bias(gradient)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from leaps_jax.models import convolutions
-from leaps_jax.models.attention import attend, fill_tokens
+from leaps_jax.models.attention import attend
 from leaps_jax.models.convolutions import Size3
+from leaps_jax.models.normalization import layer_norm
 
 # Embeddings start small, matrices by their width: at a standard deviation of 0.02 a
 # narrow transformer learns far slower.
@@ -46,19 +46,7 @@ class BatchNorm(nn.BatchNorm):
         return y.astype(x.dtype)
 
 
-def row_major(x: jax.Array) -> jax.Array:
-    """Has XLA for GPUs keep channels next to each other.
-
-    Left to itself it turns the tokens of some transformers around so that positions
-    are, and back for every matrix product.
-    """
-    layout = Layout(tuple(range(x.ndim)))
-    return jax.lax.platform_dependent(
-        x, cuda=lambda x: with_layout_constraint(x, layout), default=lambda x: x
-    )
-
-
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(nn.Module):
     """Layer norm over channels, computed in float32 by the two-pass formula.
 
     `time_steps` tells that `time_axis` is a sequence of tokens, class tokens and then
@@ -66,7 +54,6 @@ class LayerNorm(nn.LayerNorm):
     """
 
     epsilon: float = 1e-6
-    use_fast_variance: bool = False
     time_axis: int | None = None
     time_steps: int | None = None
     class_tokens: int = 1
@@ -74,16 +61,39 @@ class LayerNorm(nn.LayerNorm):
     def observe(self, x: jax.Array) -> jax.Array:
         return x
 
-    def __call__(self, x, *, mask=None):
-        x = self.observe(row_major(x))
-        return super().__call__(x.astype(jnp.float32), mask=mask).astype(x.dtype)
+    @nn.compact
+    def __call__(self, x: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+        """Maps (..., c) to the same shape.
+
+        `seen` is what there is to observe, where `x` has more tokens than the network
+        that it stands for.
+        """
+        self.observe(x if seen is None else seen)
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones_init(), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape)
+        return layer_norm(x, scale, bias, self.epsilon)
+
+
+@jax.custom_vjp
+def apart(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Three of one, which XLA for GPUs takes for three."""
+    return jax.lax.platform_dependent(
+        x,
+        cuda=lambda x: jax.lax.optimization_barrier((x, x, x)),
+        default=lambda x: (x, x, x),
+    )
+
+
+# in an order in which XLA adds each product to those before it
+apart.defvjp(lambda x: (apart(x), None), lambda _, g: (g[0] + (g[1] + g[2]),))
 
 
 class QueriesKeysValues(nn.Module):
     """Queries of one sequence, keys and values of another, by columns of one matrix.
 
     Each is a product by itself: cut out of one they would be copied, and of different
-    sequences computed in vain.
+    sequences computed in vain. XLA for GPUs would make one of those of one sequence.
     """
 
     heads: int
@@ -101,12 +111,16 @@ class QueriesKeysValues(nn.Module):
             x, context, kernel, bias, dtype=self.dtype
         )
 
+        of_query, of_key, of_value = x, context, context
+        if x is context:
+            of_query, of_key, of_value = apart(x)
+
         def product(x: jax.Array, part: int) -> jax.Array:
             columns = slice(part * c, (part + 1) * c)
             y = x @ kernel[:, columns] + bias[columns]
             return y.reshape(*y.shape[:-1], self.heads, -1)
 
-        return product(x, 0), product(context, 1), product(context, 2)
+        return product(of_query, 0), product(of_key, 1), product(of_value, 2)
 
 
 class Attention(nn.Module):
@@ -121,16 +135,39 @@ class Attention(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-        """Maps (..., n, c) and (..., m, c), itself if None, to (..., n, c)."""
+    def __call__(
+        self,
+        x: jax.Array,
+        context: jax.Array | None = None,
+        length: int | None = None,
+    ) -> jax.Array:
+        """Maps (..., n, c) and (..., m, c), itself if None, to (..., n, c).
+
+        `length` tells how many tokens of the context, the first, are real.
+        """
         context = x if context is None else context
-        n, c = x.shape[-2:]
-        m = context.shape[-2]
-        x, context = (fill_tokens(y, self.dtype) for y in (x, context))
         q, k, v = QueriesKeysValues(self.heads, self.dtype, name="qkv")(x, context)
-        x = attend(q, k, v, length=m).reshape(x.shape)
-        x = nn.Dense(c, dtype=self.dtype, kernel_init=xavier_uniform, name="proj")(x)
-        return x[..., :n, :]
+        x = attend(q, k, v, length=length).reshape(x.shape)
+        return nn.Dense(
+            x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name="proj"
+        )(x)
+
+
+def gelu(x: jax.Array, tanh: bool) -> jax.Array:
+    """GELU, exact or approximated by a tanh."""
+
+    @jax.checkpoint  # a GPU has computed it again before it has read what was kept
+    def again(x: jax.Array) -> jax.Array:
+        if tanh:
+            return nn.gelu(x)
+        # Flax's erfc takes a GPU several times as long, and an erf is too coarse in
+        # half precision
+        wide = x.astype(jnp.float32)
+        return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+    return jax.lax.platform_dependent(
+        x, cuda=again, default=functools.partial(nn.gelu, approximate=tanh)
+    )
 
 
 class Mlp(nn.Module):
@@ -154,9 +191,7 @@ class Mlp(nn.Module):
         x = nn.Dense(
             self.hidden, dtype=self.dtype, kernel_init=xavier_uniform, name="fc1"
         )(x)
-        gelu = functools.partial(nn.gelu, approximate=self.tanh_gelu)
-        # a GPU has computed it again before it has read what was kept
-        x = jax.lax.platform_dependent(x, cuda=jax.checkpoint(gelu), default=gelu)
+        x = gelu(x, self.tanh_gelu)
         return nn.Dense(
             width, dtype=self.dtype, kernel_init=xavier_uniform, name="fc2"
         )(x)

@@ -1,7 +1,9 @@
 """TimeSformer with divided space-time attention (Bertasius et al., arXiv:2102.05095).
 
-Tokens stay (b, t, n, c): temporal attention runs along t, spatial attention along n,
-and no norm ever sees frames or patches folded into the batch.
+Tokens stay (b, t, 1 + n, c): temporal attention runs along t, spatial attention along
+the next axis, and nothing is ever folded into the batch. Every frame has a copy of the
+class token from beginning to end, so that nothing is cut out or put together, either;
+a norm's tap shows what the published network has there.
 
 >>> import jax, jax.numpy as jnp
 >>> fields = VARIANTS["timesformer_small"]
@@ -19,51 +21,79 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from leaps_jax.models.attention import attend_over_time, fill_tokens
 from leaps_jax.models.layers import (
     Attention,
     ConvStem,
     LayerNorm,
     Mlp,
+    QueriesKeysValues,
     patch_embedding,
     truncated_normal,
     xavier_uniform,
 )
 
 
-class Block(nn.Module):
-    """Attention over time, then over space, then an MLP, each added to its input."""
+class TemporalAttention(nn.Module):
+    """Multi-head self-attention of every place by itself, along time."""
 
+    heads: int
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (b, t, n, c) to the same shape."""
+        q, k, v = QueriesKeysValues(self.heads, self.dtype, name="qkv")(x, x)
+        x = attend_over_time(q, k, v).reshape(x.shape)
+        return nn.Dense(
+            x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name="proj"
+        )(x)
+
+
+class Block(nn.Module):
+    """Attention over time, then over space, then an MLP, each added to its input.
+
+    Attributes:
+      places: patches of a frame.
+      heads: of attention.
+      hidden: channels inside the MLP.
+      dtype: compute type.
+    """
+
+    places: int
     heads: int
     hidden: int
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(
-        self, class_token: jax.Array, patches: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Maps a class token (b, 1, c) and patches (b, t, n, c) to the same shapes."""
-        b, t, n, c = patches.shape
-        x = LayerNorm(time_axis=1, name="temporal_norm")(patches)
-        x = Attention(self.heads, self.dtype, name="temporal_attention")(
-            x.swapaxes(1, 2)  # b n t c
-        ).swapaxes(1, 2)
-        patches = patches + nn.Dense(
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (b, t, 1 + places + any, c) to the same shape."""
+        c, length = x.shape[-1], 1 + self.places
+        of_class = np.arange(x.shape[2])[:, None] == 0
+        y = LayerNorm(time_axis=1, name="temporal_norm")(x, seen=x[:, :, 1:length])
+        y = TemporalAttention(self.heads, self.dtype, name="temporal_attention")(y)
+        y = nn.Dense(
             c, dtype=self.dtype, kernel_init=xavier_uniform, name="temporal_dense"
-        )(x)
+        )(y)
+        x = x + jnp.where(of_class, 0, y)  # it is outside of time
 
-        # every frame sees its own copy of the class token; the copies are averaged
-        copies = jnp.broadcast_to(class_token[:, None], (b, t, 1, c))
-        x = jnp.concatenate([copies, patches], axis=2)  # b t 1+n c
-        x = LayerNorm(time_axis=1, name="norm")(x)
-        x = Attention(self.heads, self.dtype, name="attention")(x)
-        mean = jnp.mean(x[:, :, :1], axis=1, dtype=jnp.float32).astype(x.dtype)
-        class_token = class_token + mean
-        patches = patches + x[:, :, 1:]
+        y = LayerNorm(time_axis=1, name="norm")(x, seen=x[:, :, :length])
+        y = Attention(self.heads, self.dtype, name="attention")(y, length=length)
+        # every frame has told its own copy of the class token something else
+        mean = y[:, :, :1].mean(1, keepdims=True, dtype=jnp.float32).astype(y.dtype)
+        x = x + jnp.where(of_class, mean, y)
 
-        x = jnp.concatenate([class_token, patches.reshape(b, t * n, c)], axis=1)
-        y = LayerNorm(name="mlp_norm")(x)
-        x = x + Mlp(self.hidden, dtype=self.dtype, name="mlp")(y)
-        return x[:, :1], x[:, 1:].reshape(b, t, n, c)
+        y = LayerNorm(name="mlp_norm")(x, seen=sequence(x, self.places))
+        return x + Mlp(self.hidden, dtype=self.dtype, name="mlp")(y)
+
+
+def sequence(x: jax.Array, places: int) -> jax.Array:
+    """A class token and all patches, (b, 1 + t places, c)."""
+    patches = x[:, :, 1 : 1 + places]
+    patches = patches.reshape(x.shape[0], -1, x.shape[-1])
+    # XLA for GPUs would make a copy of a concatenation before it takes its mean
+    of_class = jnp.pad(x[:, 0, :1], [(0, 0), (0, patches.shape[1]), (0, 0)])
+    return of_class + jnp.pad(patches, [(0, 0), (1, 0), (0, 0)])
 
 
 class TimeSformer(nn.Module):
@@ -119,6 +149,7 @@ class TimeSformer(nn.Module):
             c, (left, left), dtype=self.dtype, name="patch_embedding"
         )
         patches = embedding(x).reshape(b, t, -1, c)
+        places = patches.shape[2]
         shape = (1, 1, c)
         class_token = self.param("class_token", truncated_normal, shape)
         shape = (1, 1 + grid * grid, c)
@@ -131,15 +162,16 @@ class TimeSformer(nn.Module):
         patches += space.reshape(1, 1, -1, c).astype(patches.dtype)
         patches += time[:, _nearest(self.frames, t), None].astype(patches.dtype)
         class_token = (class_token + position[:, :1]).astype(patches.dtype)
-        class_token = jnp.broadcast_to(class_token, (b, 1, c))
+        class_token = jnp.broadcast_to(class_token, (b, t, 1, c))
+        x = jnp.concatenate([class_token, patches], axis=2)
+        x = fill_tokens(x, self.dtype)
 
         block = nn.remat(Block) if self.remat else Block
         for i in range(self.depth):
-            class_token, patches = block(
-                self.heads, 4 * c, self.dtype, name=f"block{i}"
-            )(class_token, patches)
-        x = jnp.concatenate([class_token, patches.reshape(b, -1, c)], axis=1)
-        x = LayerNorm(name="norm")(x)[:, 0].astype(jnp.float32)
+            x = block(places, self.heads, 4 * c, self.dtype, name=f"block{i}")(x)
+        seen = sequence(x, places)
+        x = LayerNorm(name="norm")(x[:, :1, :1], seen=seen)[:, 0, 0]
+        x = x.astype(jnp.float32)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(
             self.num_classes, kernel_init=truncated_normal, name="classifier"

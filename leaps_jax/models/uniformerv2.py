@@ -26,6 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from leaps_jax.models.attention import fill_tokens
 from leaps_jax.models.layers import (
     Attention,
     DepthwiseConv,
@@ -54,15 +55,17 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Attention within every frame, then an MLP, each added to its input."""
 
+    length: int
     heads: int
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps tokens (b, t, 1 + n, c) to the same shape."""
-        y = Norm(time_axis=1, name="norm")(x)
-        x = x + Attention(self.heads, self.dtype, name="attention")(y)
-        y = Norm(time_axis=1, name="mlp_norm")(x)
+        """Maps tokens (b, t, length + any, c) to the same shape."""
+        n = self.length
+        y = Norm(time_axis=1, name="norm")(x, seen=x[:, :, :n])
+        x = x + Attention(self.heads, self.dtype, name="attention")(y, length=n)
+        y = Norm(time_axis=1, name="mlp_norm")(x, seen=x[:, :, :n])
         return x + Mlp(self.dtype, name="mlp")(y)
 
 
@@ -158,7 +161,8 @@ class UniFormerV2(nn.Module):
 
         class_token = jnp.broadcast_to(class_token.astype(x.dtype), (b, t, 1, c))
         x = jnp.concatenate([class_token, x], axis=2) + position.astype(x.dtype)
-        x = Norm(time_axis=1, name="embedding_norm")(x)
+        length = x.shape[2]
+        x = fill_tokens(Norm(time_axis=1, name="embedding_norm")(x), self.dtype)
         summary = jnp.broadcast_to(summary.astype(x.dtype), (b, 1, c))
 
         block, global_block = Block, GlobalBlock
@@ -166,10 +170,12 @@ class UniFormerV2(nn.Module):
             block, global_block = nn.remat(Block), nn.remat(GlobalBlock)
         first = max(self.depth - self.global_depth, 0)
         for i in range(self.depth):
-            x = block(self.heads, self.dtype, name=f"block{i}")(x)
+            x = block(length, self.heads, self.dtype, name=f"block{i}")(x)
             if i >= first:
                 name = f"global{i - first}"
-                summary = global_block(self.heads, self.dtype, name=name)(summary, x)
+                summary = global_block(self.heads, self.dtype, name=name)(
+                    summary, x[:, :, :length]
+                )
 
         share = nn.sigmoid(balance)
         frames = jnp.mean(x[:, :, 0], axis=1, dtype=jnp.float32)  # b c

@@ -27,6 +27,7 @@ from leaps_jax.models.layers import (
     LayerNorm,
     Mlp,
     Size3,
+    apart,
     patch_embedding,
     truncated_normal,
     xavier_uniform,
@@ -40,26 +41,28 @@ class Attention(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, length: int) -> jax.Array:
+        """Maps (..., n, c) to the same shape, given how many, the first, are real."""
+
         def dense(name: str, x: jax.Array) -> jax.Array:
             return nn.Dense(
                 x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name=name
             )(x)
 
-        n = x.shape[-2]
-        x = fill_tokens(x, self.dtype)
         shape = (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)  # ... n heads d
-        q, k, v = (dense(name, x).reshape(shape) for name in ("query", "key", "value"))
-        x = attend(q, k, v, length=n).reshape(x.shape)
-        return dense("proj", x)[..., :n, :]
+        of = zip(("query", "key", "value"), apart(x), strict=True)
+        q, k, v = (dense(name, x).reshape(shape) for name, x in of)
+        return dense("proj", attend(q, k, v, length=length).reshape(x.shape))
 
 
 class Block(nn.Module):
     """Attention, then an MLP, each added to its input.
 
-    Maps tokens (b, 1 + steps * n, c) or, where steps is None, (b, t, 1 + n, c).
+    Maps tokens (b, 1 + steps * n, c) or, where steps is None, (b, t, 1 + n, c), and any
+    after those `length` ones.
     """
 
+    length: int
     heads: int
     hidden: int
     steps: int | None
@@ -67,9 +70,14 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = LayerNorm(time_axis=1, time_steps=self.steps, name="norm")(x)
-        x = x + Attention(self.heads, self.dtype, name="attention")(y)
-        y = LayerNorm(time_axis=1, time_steps=self.steps, name="mlp_norm")(x)
+        def norm(name: str, x: jax.Array) -> jax.Array:
+            return LayerNorm(time_axis=1, time_steps=self.steps, name=name)(
+                x, seen=x[..., : self.length, :]
+            )
+
+        y = norm("norm", x)
+        x = x + Attention(self.heads, self.dtype, name="attention")(y, self.length)
+        y = norm("mlp_norm", x)
         return x + Mlp(self.hidden, tanh_gelu=True, dtype=self.dtype, name="mlp")(y)
 
 
@@ -109,13 +117,18 @@ class Encoder(nn.Module):
             position = jax.image.resize(position, (*grid, c), "linear", antialias=False)
         tokens = (tokens + position.astype(tokens.dtype)).reshape(*leading, -1, c)
         x = jnp.concatenate([class_token, tokens], axis=-2)
+        length = x.shape[-2]
+        x = fill_tokens(x, self.dtype)
 
         # time is an axis by itself, or the first of the grid
         steps = None if len(leading) == 2 else grid[0]
         block = nn.remat(Block) if self.remat else Block
         for i in range(self.depth):
-            x = block(self.heads, self.hidden, steps, self.dtype, name=f"block{i}")(x)
-        return LayerNorm(time_axis=1, time_steps=steps, name="norm")(x)[..., 0, :]
+            sizes = (length, self.heads, self.hidden, steps, self.dtype)
+            x = block(*sizes, name=f"block{i}")(x)
+        return LayerNorm(time_axis=1, time_steps=steps, name="norm")(
+            x[..., :1, :], seen=x[..., :length, :]
+        )[..., 0, :]
 
 
 class ViViT(nn.Module):
