@@ -43,10 +43,17 @@ def check_same(form, definition, shape, kernel_shape):
         ((5, 7, 6), 20, (3, 3, 3), (2, 2, 2), (1, 1, 1)),
     ],
 )
-@pytest.mark.parametrize("form", ["_with_products", "_in_two_dimensions"])
-def test_convolution(form, size, channels, kernel, stride, padding):
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("_with_products", {}),
+        ("_in_two_dimensions", {}),
+        ("_in_two_dimensions", {"multiple": 8}),
+    ],
+)
+def test_convolution(form, options, size, channels, kernel, stride, padding):
     check_same(
-        lambda x, k: getattr(convolutions, form)(x, k, stride, padding),
+        lambda x, k: getattr(convolutions, form)(x, k, stride, padding, **options),
         lambda x, k: convolutions.native(x, k, stride, padding),
         (2, *size, channels),
         (*kernel, channels, 5),

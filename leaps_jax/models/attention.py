@@ -115,7 +115,7 @@ def look_up(values: jax.Array, properties: jax.Array | np.ndarray) -> jax.Array:
 
 
 _FEW = 16  # times of one place
-_TOKENS = 64  # of one program, of
+_TOKENS = 128  # of one program: those of 16 places at 8 times
 _WARPS = 4
 
 
@@ -173,7 +173,7 @@ def _by_tokens(
     shape = arrays[0].shape
     *_, t, n, heads, d = shape
     per_place = pl.next_power_of_2(t)
-    places = max(_TOKENS, 16 * per_place) // per_place
+    places = _TOKENS // per_place
 
     def kernel(*refs):
         token = jnp.arange(places * per_place)
@@ -207,7 +207,13 @@ _HALF = (jnp.bfloat16, jnp.float16)
 def _cudnn_takes(q: jax.Array, looked_up: LookedUp | None) -> bool:
     # decided while tracing: the operation cannot be traced for a machine without it
     width = q.shape[-1] + (looked_up[1].shape[-1] if looked_up else 0)
-    return jax.default_backend() == "gpu" and q.dtype in _HALF and width <= 128
+    return jax.default_backend() == "gpu" and q.dtype in _HALF and width <= _widest()
+
+
+def _widest() -> int:
+    """Channels of a head that cuDNN takes: more since Hopper."""
+    generation = getattr(jax.devices()[0], "compute_capability", "0")
+    return 256 if float(generation) >= 9 else 128
 
 
 def _attend_by_cudnn(

@@ -46,7 +46,7 @@ def convolve(
         x,
         kernel,
         cpu=strided(_with_products),
-        cuda=strided(_in_two_dimensions),
+        cuda=functools.partial(strided(_in_two_dimensions), multiple=8),
         default=strided(native),
     )
 
@@ -72,8 +72,9 @@ def _with_products(
 
 
 def _in_two_dimensions(
-    x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3
+    x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3, multiple: int = 1
 ) -> jax.Array:
+    """As a 2D convolution; if by cells, of a multiple of channels."""
     b, t, h, w, c = x.shape
     steps = kernel.shape[0]
     if steps > 1 and kernel.shape[1:3] == (1, 1) and padding[1:] == (0, 0):
@@ -98,6 +99,7 @@ def _in_two_dimensions(
         stride[1:],
         padding[1:],
         cells=c < 16 or kernel.shape[1:3] == stride[1:],
+        multiple=multiple,
     )
     return y.reshape(b, -1, *y.shape[1:])
 
@@ -108,8 +110,12 @@ def _convolve_frames(
     stride: tuple[int, int],
     padding: tuple[int, int],
     cells: bool = False,
+    multiple: int = 1,
 ) -> jax.Array:
-    """A 2D convolution of (n, h, w, c), computed at stride 1 if `cells`."""
+    """A 2D convolution of (n, h, w, c), computed at stride 1 if `cells`.
+
+    Its channels are then filled up to a multiple: cuDNN would copy them for that.
+    """
     if cells and stride != (1, 1):
         # every stride x stride places become channels of one
         size = kernel.shape[:2]
@@ -131,6 +137,9 @@ def _convolve_frames(
         kernel = jax.lax.pad(kernel, zero, [*rest, (0, 0, 0), (0, 0, 0)])
         kernel = _cells_to_channels(kernel.transpose(3, 0, 1, 2), stride)
         kernel = kernel.transpose(1, 2, 3, 0)
+        filling = (0, -x.shape[-1] % multiple, 0)
+        x = jax.lax.pad(x, zero, [(0, 0, 0)] * 3 + [filling])
+        kernel = jax.lax.pad(kernel, zero, [(0, 0, 0)] * 2 + [filling, (0, 0, 0)])
         stride, padding = (1, 1), (0, 0)
     return jax.lax.conv_general_dilated(
         x,

@@ -6,17 +6,20 @@ axis of that tensor is time (None where no axis is).
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from leaps_jax.models import convolutions
 from leaps_jax.models.attention import attend
 from leaps_jax.models.convolutions import Size3
 from leaps_jax.models.normalization import layer_norm
+
+Seen = Callable[[jax.Array], jax.Array]
 
 # Embeddings start small, matrices by their width: at a standard deviation of 0.02 a
 # narrow transformer learns far slower.
@@ -46,6 +49,18 @@ class BatchNorm(nn.BatchNorm):
         return y.astype(x.dtype)
 
 
+def row_major(x: jax.Array) -> jax.Array:
+    """Has XLA for GPUs keep channels next to each other.
+
+    Left to itself it turns the tokens of some transformers around so that positions
+    are, and back for every matrix product.
+    """
+    layout = Layout(tuple(range(x.ndim)))
+    return jax.lax.platform_dependent(
+        x, cuda=lambda x: with_layout_constraint(x, layout), default=lambda x: x
+    )
+
+
 class LayerNorm(nn.Module):
     """Layer norm over channels, computed in float32 by the two-pass formula.
 
@@ -62,13 +77,14 @@ class LayerNorm(nn.Module):
         return x
 
     @nn.compact
-    def __call__(self, x: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, seen: Seen | None = None) -> jax.Array:
         """Maps (..., c) to the same shape.
 
-        `seen` is what there is to observe, where `x` has more tokens than the network
-        that it stands for.
+        `seen` makes of it what there is to observe, where it has more tokens than the
+        network that it stands for.
         """
-        self.observe(x if seen is None else seen)
+        x = row_major(x)
+        self.observe(seen(x) if seen else x)
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones_init(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), shape)

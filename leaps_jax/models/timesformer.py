@@ -70,20 +70,20 @@ class Block(nn.Module):
         """Maps (b, t, 1 + places + any, c) to the same shape."""
         c, length = x.shape[-1], 1 + self.places
         of_class = np.arange(x.shape[2])[:, None] == 0
-        y = LayerNorm(time_axis=1, name="temporal_norm")(x, seen=x[:, :, 1:length])
+        y = LayerNorm(time_axis=1, name="temporal_norm")(x, lambda x: x[:, :, 1:length])
         y = TemporalAttention(self.heads, self.dtype, name="temporal_attention")(y)
         y = nn.Dense(
             c, dtype=self.dtype, kernel_init=xavier_uniform, name="temporal_dense"
         )(y)
         x = x + jnp.where(of_class, 0, y)  # it is outside of time
 
-        y = LayerNorm(time_axis=1, name="norm")(x, seen=x[:, :, :length])
+        y = LayerNorm(time_axis=1, name="norm")(x, lambda x: x[:, :, :length])
         y = Attention(self.heads, self.dtype, name="attention")(y, length=length)
         # every frame has told its own copy of the class token something else
         mean = y[:, :, :1].mean(1, keepdims=True, dtype=jnp.float32).astype(y.dtype)
         x = x + jnp.where(of_class, mean, y)
 
-        y = LayerNorm(name="mlp_norm")(x, seen=sequence(x, self.places))
+        y = LayerNorm(name="mlp_norm")(x, lambda x: sequence(x, self.places))
         return x + Mlp(self.hidden, dtype=self.dtype, name="mlp")(y)
 
 
@@ -169,9 +169,8 @@ class TimeSformer(nn.Module):
         block = nn.remat(Block) if self.remat else Block
         for i in range(self.depth):
             x = block(places, self.heads, 4 * c, self.dtype, name=f"block{i}")(x)
-        seen = sequence(x, places)
-        x = LayerNorm(name="norm")(x[:, :1, :1], seen=seen)[:, 0, 0]
-        x = x.astype(jnp.float32)
+        x = LayerNorm(name="norm")(x, lambda x: sequence(x, places))
+        x = x[:, 0, 0].astype(jnp.float32)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(
             self.num_classes, kernel_init=truncated_normal, name="classifier"

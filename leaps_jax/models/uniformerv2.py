@@ -63,9 +63,9 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens (b, t, length + any, c) to the same shape."""
         n = self.length
-        y = Norm(time_axis=1, name="norm")(x, seen=x[:, :, :n])
+        y = Norm(time_axis=1, name="norm")(x, lambda x: x[:, :, :n])
         x = x + Attention(self.heads, self.dtype, name="attention")(y, length=n)
-        y = Norm(time_axis=1, name="mlp_norm")(x, seen=x[:, :, :n])
+        y = Norm(time_axis=1, name="mlp_norm")(x, lambda x: x[:, :, :n])
         return x + Mlp(self.dtype, name="mlp")(y)
 
 

@@ -72,7 +72,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         def norm(name: str, x: jax.Array) -> jax.Array:
             return LayerNorm(time_axis=1, time_steps=self.steps, name=name)(
-                x, seen=x[..., : self.length, :]
+                x, lambda x: x[..., : self.length, :]
             )
 
         y = norm("norm", x)
@@ -127,7 +127,7 @@ class Encoder(nn.Module):
             sizes = (length, self.heads, self.hidden, steps, self.dtype)
             x = block(*sizes, name=f"block{i}")(x)
         return LayerNorm(time_axis=1, time_steps=steps, name="norm")(
-            x[..., :1, :], seen=x[..., :length, :]
+            x, lambda x: x[..., :length, :]
         )[..., 0, :]
 
 
