@@ -34,7 +34,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 T = TypeVar("T")
 
-_KEPT = 64  # programs; the one that was not used for longest goes first
+# Those that were not used for longest go first.
+_KEPT = 64  # programs
+_FOUND = 512  # findings of a trace
 _ROOT = Path(__file__).parent
 _DECIDING = ("jax", "flax", "optax", "numpy", "nvidia")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
@@ -64,10 +66,12 @@ def remembered(what: str, made_of: Any, find: Callable[[], T]) -> T:
         return find()
     path = cache / "found" / _digest(parts)
     with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        os.utime(path)
+        return found
     found = find()
     with contextlib.suppress(OSError):
-        _replace(path, json.dumps(found).encode())
+        _keep(path, json.dumps(found).encode(), _FOUND)
     return found
 
 
@@ -141,14 +145,11 @@ def _read(path: Path, devices: Sequence[jax.Device]) -> Any:
 
 def _write(path: Path, program: Any) -> None:
     content = pickle.dumps(serialize_executable.serialize(program))
-    _replace(path, hashlib.sha256(content).digest() + content)
-    by_age = sorted(path.parent.iterdir(), key=lambda old: old.stat().st_mtime)
-    for old in by_age[:-_KEPT]:
-        old.unlink()
+    _keep(path, hashlib.sha256(content).digest() + content, _KEPT)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file that is whole at any time."""
+def _keep(path: Path, content: bytes, most: int) -> None:
+    """Writes a file, whole at any time, and removes the oldest beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent)
     try:
@@ -158,6 +159,9 @@ def _replace(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+    by_age = sorted(path.parent.iterdir(), key=lambda old: old.stat().st_mtime)
+    for old in by_age[:-most]:
+        old.unlink()
 
 
 def _key(arguments: Any, devices: Sequence[jax.Device], made_of: Any) -> str:
