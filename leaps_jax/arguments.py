@@ -219,7 +219,8 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
     add(
         "--remat",
         action="store_true",
-        help="recompute blocks in the backward pass: slower, with less memory",
+        help="recompute blocks in the backward pass: slower, with less memory (not on"
+        " CPUs, where XLA undoes it)",
     )
     add("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
     add(

@@ -153,7 +153,8 @@ def load_model(
         file or folder that `convert` accepts, or the name of shipped weights. A path
         that exists goes first.
       dtype: compute type; bfloat16 on a GPU or TPU and float32 on a CPU if None.
-      remat: recompute blocks in the backward pass, to save memory.
+      remat: recompute blocks in the backward pass, to save memory; on CPUs XLA undoes
+        it.
       argument: the name that errors give to `reference`.
 
     Raises:
