@@ -6,6 +6,7 @@ for what follows. tests/test_normalization.py holds them, interpreted, against i
 """
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,12 @@ fused.defvjp(_fused_forward, _fused_backward)
 _ELEMENTS = 1024  # of one warp, in rows filled up to a power of two
 
 
-def _by_rows(function, arrays, vectors, name: str) -> jax.Array:
+def _by_rows(
+    function: Callable[..., jax.Array],
+    arrays: Sequence[jax.Array],
+    vectors: Sequence[jax.Array],
+    name: str,
+) -> jax.Array:
     """A function of rows in float32, those of arrays (..., c) and vectors (c,).
 
     It is called with c and with which elements of the rows, filled up with zeros,
@@ -111,12 +117,12 @@ def _by_rows(function, arrays, vectors, name: str) -> jax.Array:
         y = function(c, real, *values).astype(result.dtype)
         triton.store(result.at[element], y, mask=real)
 
-    return pl.pallas_call(
+    flat = [x.reshape(-1) for x in arrays]
+    y = pl.pallas_call(
         kernel,
-        grid=(-(-n // rows),),
+        grid=(pl.cdiv(n, rows),),
         out_shape=jax.ShapeDtypeStruct((n * c,), arrays[0].dtype),
         compiler_params=triton.CompilerParams(num_warps=warps),
         name=name,
-    )(
-        *(x.reshape(-1) for x in arrays), *(v.astype(jnp.float32) for v in vectors)
-    ).reshape(shape)
+    )(*flat, *(vector.astype(jnp.float32) for vector in vectors))
+    return y.reshape(shape)
