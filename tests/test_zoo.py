@@ -88,6 +88,13 @@ def test_counts_are_what_the_table_and_the_papers_say(name):
     assert entry.gmacs == pytest.approx(GMACS.get(name, entry.gmacs), rel=1e-2)
 
 
+@pytest.mark.parametrize("name", ["x3d_xs", "timesformer_small", "vivit_small"])
+def test_counts_of_a_gpu_are_the_same(name, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    module, _ = zoo.build(name, ("",) * 400, dtype=jnp.bfloat16)
+    assert zoo.macs(module) / 1e9 == pytest.approx(zoo.entry(name).gmacs, rel=0.016)
+
+
 @pytest.mark.parametrize("name", zoo.names())
 def test_number_of_taps(name):
     module, spec = zoo.build(name, ("a",))
