@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from leaps_jax.hoisting import hoist
+
 AXIS = "devices"
 
 
@@ -114,12 +116,15 @@ def map_steps(
       `(sharded state, sharded batch, replicated frozen) -> (state, metrics)`; the
       state is donated, metrics are (devices, steps, per device) of all processes.
     """
+    own = next(d for d in devices if d.process_index == jax.process_index())
 
     def many(state, batch, frozen):
-        def body(state, _):
+        def step(state):
             return update_step(state, batch, frozen)
 
-        state, metrics = jax.lax.scan(body, state, None, steps)
+        if jax.default_backend() == "gpu":
+            step = hoist(update_step, state, (batch, frozen), own)
+        state, metrics = jax.lax.scan(lambda state, _: step(state), state, None, steps)
         return finish(state, batch, frozen), jax.lax.all_gather(metrics, AXIS)
 
     return jax.pmap(

@@ -18,7 +18,7 @@ NAMINGS -= {"__init__", "resnet"}
 LAYERS = [
     {"errors"},
     {"models.attention", "models.convolutions", "models.normalization"},
-    {"config", "processes", "programs"},
+    {"config", "hoisting", "processes", "programs"},
     {"video", "transforms", "models.layers", "actions.motions"},
     {"models.multiscale"},
     {f"models.{name}" for name in MODELS},
