@@ -171,6 +171,8 @@ def _judged(
         names = _class_names(problem)
         for role, model in new.items():
             record["judges"][role] = evaluation.judge(model, videos, names)
+        if "videos_not_written" not in record:
+            _write_page(folder, problem, record)
         write_json(folder / "run.json", record)
     return record
 
@@ -403,8 +405,7 @@ def _write_results(
                 if problem.stimuli is not None:
                     shown = (problem.stimuli, everything)
                     _write_comparison(folder, *shown, _fps(problem))
-                page = _page(problem, record, names)
-                _replace(folder / "index.html", page.encode())
+                _write_page(folder, problem, record)
             write_json(folder / "run.json", record)
 
 
@@ -444,8 +445,8 @@ def _write_comparison(
     render.write_video(folder / "comparison.gif", large, fps)
 
 
-def _page(problem: Problem, record: Mapping[str, Any], names: list[str]) -> str:
-    spec = problem.model.spec
+def _write_page(folder: Path, problem: Problem, record: Mapping[str, Any]) -> None:
+    spec, names = problem.model.spec, _file_names(_class_names(problem))
     player = '<video src="videos/{}.mp4" autoplay loop muted playsinline></video>'
     rows = []
     for number, name in enumerate(names):
@@ -464,7 +465,8 @@ def _page(problem: Problem, record: Mapping[str, Any], names: list[str]) -> str:
         heads.remove("stimulus")
     head = "".join(f"<th>{h}</th>" for h in heads)
     title = f"{html.escape(spec.name)}, step {record['step']} of {problem.config.steps}"
-    return _PAGE.format(title=title, head=head, rows="\n".join(rows))
+    page = _PAGE.format(title=title, head=head, rows="\n".join(rows))
+    _replace(folder / "index.html", page.encode())
 
 
 _PAGE = """<!doctype html>

@@ -133,6 +133,9 @@ def apply(
       variables: its variables.
       video: (b, t, h, w, 3), normalised.
       tap_filter: chooses the taps.
+
+    Raises:
+      UserError: one of them is no array.
     """
     logits, taps = _apply_in_order(module, tap_filter, variables, video)
     return logits, {tap.name: tap for tap in taps}
@@ -183,6 +186,11 @@ def apply_mutable(
         value = leaf[seen[path, method]]
         seen[path, method] += 1
         name = "/".join(path if method == "observe" else (*path, method))
+        if not isinstance(value, jax.Array):
+            raise UserError(
+                f"tap_filter: {name} gives a {type(value).__name__}; choose methods"
+                " that give one array"
+            )
         if total[path, method] > 1:
             name += f"#{seen[path, method]}"
         if time.get("time_axis") is None and value.ndim == 5:

@@ -146,12 +146,14 @@ def test_a_finished_run_asks_a_new_judge_and_nothing_else(
     folder = tmp_path / "run"
     first = runs.execute(folder, problem, {}, {"self": tiny}, preview_every=0)
     videos = (folder / "videos.npz").read_bytes()
+    assert "other: " not in (folder / "index.html").read_text()
     judges = {"self": tiny, "other": verifier}
     second = runs.execute(folder, problem, {}, judges, preview_every=0)
     assert second["judges"]["self"] == first["judges"]["self"]
     assert second["judges"]["other"]["of"] == 1
     assert json.loads((folder / "run.json").read_text()) == second
     assert (folder / "videos.npz").read_bytes() == videos
+    assert "other: " in (folder / "index.html").read_text()
 
 
 def test_a_state_of_another_shape_is_refused(tmp_path, tiny, stimuli, problem):

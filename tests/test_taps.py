@@ -101,6 +101,28 @@ def test_any_flax_filter_taps_a_module_of_ones_own(stimuli):
     assert list(found) == ["first/__call__"]
 
 
+def test_a_tap_that_is_no_array_is_named(stimuli):
+    class Pair(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x, x
+
+    class Own(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(Pair(name="pair")(x)[0].mean((1, 2, 3)))
+
+    module = Own()
+    model = Model(
+        module,
+        module.init(jax.random.key(0), jnp.zeros((1, 4, 32, 32, 3))),
+        ModelSpec("own", 4, 32, ("a", "b")),
+        tap_filter=lambda m, method: isinstance(m, Pair),
+    )
+    with pytest.raises(UserError, match=r"tap_filter: pair/__call__ gives a tuple"):
+        features(model, stimuli)
+
+
 def test_moments_of_batch_norm_are_its_running_statistics(tiny):
     mean, var = taps.target_moments(tiny)["norm1"]
     np.testing.assert_array_equal(mean, tiny.variables["batch_stats"]["norm1"]["mean"])
