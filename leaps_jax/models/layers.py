@@ -5,7 +5,6 @@ Flax's `capture_intermediates` records what enters the norm. `time_axis` says wh
 axis of that tensor is time (None where no axis is).
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from leaps_jax.models import convolutions
+from leaps_jax.models.activation import gelu
 from leaps_jax.models.attention import attend
 from leaps_jax.models.convolutions import Size3
 from leaps_jax.models.normalization import layer_norm
@@ -167,23 +167,6 @@ class Attention(nn.Module):
         return nn.Dense(
             x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name="proj"
         )(x)
-
-
-def gelu(x: jax.Array, tanh: bool) -> jax.Array:
-    """GELU, exact or approximated by a tanh."""
-
-    @jax.checkpoint  # a GPU has computed it again before it has read what was kept
-    def again(x: jax.Array) -> jax.Array:
-        if tanh:
-            return nn.gelu(x)
-        # Flax's erfc takes a GPU several times as long, and an erf is too coarse in
-        # half precision
-        wide = x.astype(jnp.float32)
-        return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
-
-    return jax.lax.platform_dependent(
-        x, cuda=again, default=functools.partial(nn.gelu, approximate=tanh)
-    )
 
 
 class Mlp(nn.Module):

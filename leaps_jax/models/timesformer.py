@@ -14,6 +14,7 @@ a norm's tap shows what the published network has there.
 (1, 5)
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -33,21 +34,56 @@ from leaps_jax.models.layers import (
     xavier_uniform,
 )
 
+Matrix = tuple[jax.Array, jax.Array]  # and its bias
+
+
+class Dense(nn.Module):
+    """The parameters of an `nn.Dense` of as many channels as it is given."""
+
+    @nn.compact
+    def __call__(self, c: int) -> Matrix:
+        kernel = self.param("kernel", xavier_uniform, (c, c))
+        return kernel, self.param("bias", nn.initializers.zeros_init(), (c,))
+
 
 class TemporalAttention(nn.Module):
-    """Multi-head self-attention of every place by itself, along time."""
+    """Multi-head self-attention of every place by itself, along time.
+
+    Its last layer is left to `in_turn`.
+    """
 
     heads: int
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, Matrix]:
         """Maps (b, t, n, c) to the same shape."""
         q, k, v = QueriesKeysValues(self.heads, self.dtype, name="qkv")(x, x)
         x = attend_over_time(q, k, v).reshape(x.shape)
-        return nn.Dense(
-            x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name="proj"
-        )(x)
+        return x, Dense(name="proj")(x.shape[-1])
+
+
+def in_turn(
+    x: jax.Array, first: Matrix, second: Matrix, dtype: jnp.dtype | None
+) -> jax.Array:
+    """Two linear layers; on a GPU by the product of their matrices.
+
+    That is there before the loop of a synthesis begins.
+    """
+
+    def layer(x: jax.Array, matrix: Matrix) -> jax.Array:
+        x, kernel, bias = nn.dtypes.promote_dtype(x, *matrix, dtype=dtype)
+        return x @ kernel + bias
+
+    def by_two(x: jax.Array, first: Matrix, second: Matrix) -> jax.Array:
+        return layer(layer(x, first), second)
+
+    def by_one(x: jax.Array, first: Matrix, second: Matrix) -> jax.Array:
+        (kernel, bias), (after, added) = first, second
+        product = functools.partial(jnp.matmul, precision="highest")
+        return layer(x, (product(kernel, after), product(bias, after) + added))
+
+    return jax.lax.platform_dependent(x, first, second, cuda=by_one, default=by_two)
 
 
 class Block(nn.Module):
@@ -71,10 +107,9 @@ class Block(nn.Module):
         c, length = x.shape[-1], 1 + self.places
         of_class = np.arange(x.shape[2])[:, None] == 0
         y = LayerNorm(time_axis=1, name="temporal_norm")(x, lambda x: x[:, :, 1:length])
-        y = TemporalAttention(self.heads, self.dtype, name="temporal_attention")(y)
-        y = nn.Dense(
-            c, dtype=self.dtype, kernel_init=xavier_uniform, name="temporal_dense"
-        )(y)
+        attention = TemporalAttention(self.heads, self.dtype, name="temporal_attention")
+        y, proj = attention(y)
+        y = in_turn(y, proj, Dense(name="temporal_dense")(c), self.dtype)
         x = x + jnp.where(of_class, 0, y)  # it is outside of time
 
         y = LayerNorm(time_axis=1, name="norm")(x, lambda x: x[:, :, :length])
