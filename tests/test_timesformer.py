@@ -94,4 +94,4 @@ def test_two_layers_by_the_product_of_their_matrices(request):
     plain = values()
     request.getfixturevalue("on_a_gpu")
     for a, b in zip(values(), plain, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3 * np.abs(b).max())
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
