@@ -11,13 +11,14 @@ PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 
 MODELS = {path.stem for path in (PACKAGE / "models").glob("*.py")}
 MODELS -= {"__init__", "layers", "multiscale"}  # shared, as are those of a machine:
-MODELS -= {"attention", "convolutions", "normalization"}
+MACHINES = {"activation", "attention", "convolutions", "normalization"}
+MODELS -= MACHINES
 NAMINGS = {path.stem for path in (PACKAGE / "conversion/families").glob("*.py")}
 NAMINGS -= {"__init__", "resnet"}
 #: Bottom first. A module may import modules of lower layers only.
 LAYERS = [
     {"errors"},
-    {"models.attention", "models.convolutions", "models.normalization"},
+    {f"models.{name}" for name in MACHINES},
     {"config", "hoisting", "processes", "programs"},
     {"video", "transforms", "models.layers", "actions.motions"},
     {"models.multiscale"},
