@@ -263,6 +263,7 @@ def _jobs(options: argparse.Namespace) -> int:
         ),
         _given(options.batch, arguments.BATCH),
         jobs.Shard.parse(shard),
+        _programs(),
     )
     for line in record["errors"]:
         _say(line)

@@ -18,6 +18,7 @@ import pytest
 from leaps_jax import (
     Config,
     Model,
+    jobs,
     loading,
     objectives,
     programs,
@@ -70,6 +71,7 @@ def start(tmp_path, monkeypatch):
         )
         return result.videos, len(traced)
 
+    run.traced = traced
     return run
 
 
@@ -97,6 +99,27 @@ def test_the_second_start_traces_nothing_and_gives_the_same_bits(start, tmp_path
 
     other, traced = start(config=dataclasses.replace(CONFIG, learning_rate=0.5))
     assert traced > 0 and np.abs(other - first).max() > 1e-3
+
+
+def test_a_table_of_jobs_starts_again_without_a_trace(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "load_model", lambda name, **_: network(0))
+    monkeypatch.setattr(loading, "fingerprint", lambda name: name)
+    np.savez(tmp_path / "clip.npz", video=np.uint8(255 * STIMULI[0]))
+    table = tmp_path / "jobs.csv"
+    table.write_text(f"model,stimulus,label\nnetwork,{tmp_path / 'clip.npz'},run\n")
+    settings = jobs.Settings("leaps", CONFIG, stride=1)
+    videos = []
+    for again in (False, True):
+        out = tmp_path / f"out{again}"
+        start.traced.clear()
+        record = jobs.execute(
+            table, out, settings, 2, programs=Programs(tmp_path / "kept")
+        )
+        assert not record["errors"]
+        assert bool(start.traced) != again
+        with np.load(out / "rows" / "000" / "000000.npz") as file:
+            videos.append(file["videos"])
+    np.testing.assert_array_equal(*videos)
 
 
 def made_of(model=None, config=CONFIG, objective=None):

@@ -14,6 +14,7 @@ from leaps_jax.jobs.folder import Folder
 from leaps_jax.jobs.journal import Journal, in_a_line
 from leaps_jax.jobs.settings import Settings
 from leaps_jax.jobs.table import Row
+from leaps_jax.programs import Programs
 from leaps_jax.taps import Model
 
 OPEN = 4  # groups in memory at a time
@@ -44,8 +45,10 @@ class Placed:
 class Groups:
     """The groups of a run, of which those of the last rows stay in memory."""
 
-    def __init__(self, settings: Settings, folder: Folder):
-        self._settings, self._folder = settings, folder
+    def __init__(
+        self, settings: Settings, folder: Folder, programs: Programs | None = None
+    ):
+        self._settings, self._folder, self._programs = settings, folder, programs
         self._open: collections.OrderedDict[tuple[str, str], Group | UserError]
         self._open = collections.OrderedDict()
 
@@ -64,7 +67,7 @@ class Groups:
 
     def _made(self, row: Row) -> "Group | UserError":
         try:
-            group = Group(row, self._settings)
+            group = Group(row, self._settings, self._programs)
             names = [row.model] + ([row.verifier] if group.verifier else [])
             # after they were read: the folder knows which ones they must be
             self._folder.claim({name: loading.fingerprint(name) for name in names})
@@ -78,7 +81,7 @@ class Groups:
 class Group:
     """A model and a verifier."""
 
-    def __init__(self, row: Row, settings: Settings):
+    def __init__(self, row: Row, settings: Settings, programs: Programs | None = None):
         load = functools.partial(
             loading.load_model, dtype=settings.dtype, remat=settings.remat
         )
@@ -87,6 +90,7 @@ class Group:
         self.model = dataclasses.replace(model, spec=spec)
         synthesis.check_input(self.model)
         self.settings, config = settings, settings.config
+        self.programs = programs
         self.objective = objectives.METHODS[settings.method](config)
         self.verifier: Model | None = None
         if row.verifier and "verifier" in self.objective.uses:
@@ -122,7 +126,7 @@ class Group:
     @functools.cached_property
     def engine(self) -> synthesis.Engine:
         of = (self.model, self.verifier, self.objective, self.settings.config)
-        return synthesis.Engine(*of, jax.local_devices())
+        return synthesis.Engine(*of, jax.local_devices(), self.programs)
 
     def place(self, items: list[Item], size: int) -> Placed:
         """Fills a batch up to its size with copies of weight 0."""

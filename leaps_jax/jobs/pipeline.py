@@ -26,6 +26,7 @@ from leaps_jax.jobs.groups import Groups, Item, Placed
 from leaps_jax.jobs.journal import Journal
 from leaps_jax.jobs.settings import Settings
 from leaps_jax.jobs.table import Shard, Survey, rows, survey
+from leaps_jax.programs import Programs
 from leaps_jax.progress import Steps, interruptible
 
 
@@ -35,6 +36,7 @@ def execute(
     settings: Settings,
     batch: int,
     shard: Shard | None = None,
+    programs: Programs | None = None,
 ) -> dict[str, Any]:
     """Does the rows of a table that are not done yet.
 
@@ -44,6 +46,7 @@ def execute(
       settings: of all rows; a folder with others is refused.
       batch: videos at a time, on all devices of this process.
       shard: the rows to do; by default the share of this process.
+      programs: where compiled steps are kept for the next start; nowhere by default.
 
     Returns:
       The content of `shard-i-of-n.json`: its `status` is "finished", or "stopped" after
@@ -65,7 +68,8 @@ def execute(
     folder.open(_weights(found))
     try:
         with folder.locked():
-            return _run(table, len(shard.rows(found.rows)), folder, settings, batch)
+            groups = Groups(settings, folder, programs)
+            return _run(table, len(shard.rows(found.rows)), folder, groups, batch)
     except OSError as error:
         raise unwritable(out, error) from None
 
@@ -80,9 +84,9 @@ def _weights(found: Survey) -> dict[str, str]:
 
 
 def _run(
-    table: Path, total: int, folder: Folder, settings: Settings, size: int
+    table: Path, total: int, folder: Folder, groups: Groups, size: int
 ) -> dict[str, Any]:
-    journal, groups = Journal(folder), Groups(settings, folder)
+    journal = Journal(folder)
     good = rows(table, folder.shard, journal.fail)
     undone = batches.undone(good, folder, journal)
     filled = batches.filled(batches.decoded(undone, groups, journal), size)
