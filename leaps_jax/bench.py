@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from leaps_jax import synthesis, zoo
+from leaps_jax import costs, synthesis
 from leaps_jax.config import Config
 from leaps_jax.taps import Model
 
@@ -81,7 +81,11 @@ def measure(
         times.append(1e3 * (time.perf_counter() - start) / steps)
     assert np.isfinite(total).all()
     milliseconds = statistics.median(times[1:])
-    flops = sum(4 * zoo.macs(m.module) * batch for m in (model, verifier) if m)
+    flops = (
+        2
+        * batch
+        * sum(costs.macs_with_gradient(m.module) for m in (model, verifier) if m)
+    )
     matmul, copy = ceilings(devices[0])
     traffic = _bytes_accessed(compiled)
     per_device = 1e-3 * milliseconds * len(devices)

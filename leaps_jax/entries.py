@@ -47,7 +47,7 @@ class Entry:
       stride: source frames from one frame of a clip to the next, at about 30 a second.
       size: height and width of a clip, in pixels.
       parameters: with the 400 classes of Kinetics, as counted by `zoo.parameters`.
-      gmacs: 1e9 multiply-accumulates of one clip, as counted by `zoo.gmacs`.
+      gmacs: 1e9 multiply-accumulates of one clip, as counted by `costs.gmacs`.
       taps: number of norm layers.
       licence: of the public weights.
       weights: where a user gets them.

@@ -17,7 +17,6 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
-from jax.extend import core as jax_core
 
 from leaps_jax.config import ModelSpec
 from leaps_jax.entries import ENTRIES, Entry
@@ -163,32 +162,6 @@ def parameters(name: str, classes: int = 400) -> int:
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
-@functools.cache
-def gmacs(name: str, classes: int = 400) -> float:
-    """Multiply-accumulates of convolutions and matrix products for one clip, in 1e9.
-
-    Papers call this GFLOPs.
-
-    >>> round(gmacs("x3d_xs"), 3)
-    0.605
-    """
-    module, _ = build(name, ("",) * classes)
-    return macs(module) / 1e9
-
-
-def macs(module: nn.Module) -> int:
-    """Those of any module of the zoo, for one clip of its frames and size.
-
-    Counted in float32, for which no machine leaves anything to cuDNN or adds tokens;
-    X3D counts 1.5 % more on a GPU, where its channels are filled up.
-    """
-    module = module.clone(dtype=None)  # type: ignore[call-arg]
-    frames, size = module.frames, module.size  # type: ignore[attr-defined]
-    video = jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.float32)
-    jaxpr = jax.make_jaxpr(module.apply)(variable_shapes(module), video)
-    return _macs(jaxpr.jaxpr)
-
-
 def table() -> list[dict[str, Any]]:
     """One row per model, JSON-able.
 
@@ -255,30 +228,3 @@ def markdown() -> str:
     ]
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _macs(jaxpr: Any) -> int:
-    total = 0
-    for eqn in jaxpr.eqns:
-        shapes = [getattr(v.aval, "shape", ()) for v in eqn.invars]
-        outputs = math.prod(
-            getattr(eqn.outvars[0].aval, "shape", ()) if eqn.outvars else ()
-        )
-        if eqn.primitive.name == "conv_general_dilated":
-            out_channels = eqn.params["dimension_numbers"].rhs_spec[0]
-            total += outputs * math.prod(shapes[1]) // shapes[1][out_channels]
-        elif eqn.primitive.name == "dot_general":
-            contracted = eqn.params["dimension_numbers"][0][0]
-            total += outputs * math.prod(shapes[0][axis] for axis in contracted)
-        if eqn.params.get("name") == "look_up":
-            continue  # no arithmetic but for its form
-        inner = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
-        inner = [value for value in inner if _is_jaxpr(value)]
-        if eqn.params.get("branches_platforms"):
-            inner = inner[-1:]  # the definition; before it, forms for some platforms
-        total += sum(_macs(getattr(value, "jaxpr", value)) for value in inner)
-    return total
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, jax_core.Jaxpr | jax_core.ClosedJaxpr)

@@ -28,7 +28,7 @@ LAYERS = [
     {"objectives", "checkpoints", "conversion.rules", "parallel"},
     {"zoo", "synthesis", "conversion.families.resnet"},
     {f"conversion.families.{name}" for name in NAMINGS},
-    {"conversion.namings"},
+    {"conversion.namings", "costs"},
     {"stimuli", "render", "training", "evaluation", "conversion.sources", "progress"},
     {"loading", "contact_sheet", "bench"},
     {"actions.gallery"},

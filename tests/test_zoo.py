@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leaps_jax import taps, zoo
+from leaps_jax import costs, taps, zoo
 from leaps_jax.errors import UserError
 from leaps_jax.models.layers import ConvStem
 
@@ -84,7 +84,7 @@ def test_counts_are_what_the_table_and_the_papers_say(name):
     entry = zoo.entry(name)
     assert zoo.parameters(name) == entry.parameters
     assert entry.parameters == PARAMETERS.get(name, entry.parameters)
-    assert zoo.gmacs(name) == pytest.approx(entry.gmacs, rel=1e-3)
+    assert costs.gmacs(name) == pytest.approx(entry.gmacs, rel=1e-3)
     assert entry.gmacs == pytest.approx(GMACS.get(name, entry.gmacs), rel=1e-2)
 
 
@@ -92,7 +92,27 @@ def test_counts_are_what_the_table_and_the_papers_say(name):
 def test_counts_of_a_gpu_are_the_same(name, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     module, _ = zoo.build(name, ("",) * 400, dtype=jnp.bfloat16)
-    assert zoo.macs(module) / 1e9 == pytest.approx(zoo.entry(name).gmacs, rel=0.016)
+    assert costs.macs(module) / 1e9 == pytest.approx(zoo.entry(name).gmacs, rel=0.016)
+
+
+def test_products_that_the_gradient_of_a_clip_takes():
+    def counts(depth):
+        fields = {"depth": depth, "stem": (), "frames": 2}
+        module, _ = zoo.build("timesformer_small", ("a",), **fields)
+        return np.array([costs.macs(module), costs.macs_with_gradient(module)])
+
+    c, tokens = 192, 2 * 50  # of two frames, each with its class token
+    layers = (4 + 1 + 4 + 2 * 4) * tokens * c * c  # of both attentions and the MLP
+    pairs = 2 * (tokens * 50 + tokens * 2) * c  # scores and sums, in space and time
+    np.testing.assert_array_equal(
+        counts(1) - counts(0), [layers + pairs, 2 * layers + 3 * pairs]
+    )
+
+
+@pytest.mark.parametrize("name", ["slow_r50_tiny", "x3d_xs_small"])
+def test_all_products_of_a_convolutional_network_are_with_weights(name):
+    module, _ = zoo.build(name, ("a",))
+    assert costs.macs_with_gradient(module) == 2 * costs.macs(module)
 
 
 @pytest.mark.parametrize("name", zoo.names())
