@@ -6,9 +6,9 @@
 `eager` is how a user of hooks and autocast runs it (float16 on a GPU), `tuned` takes
 bfloat16 and channels-last, `compile` is tuned and compiled. Weights are frozen and
 random. A step rolls the video, runs the model with the mean of every norm's input and
-an X3D-XS verifier at 4 x 182 x 182 with batch moments, and takes cross-entropy,
-priming, coherence, diversity and L2 to the video's gradient, Adam and clipping. Needs
-torch, torchvision, transformers and pytorchvideo with what it imports.
+a verifier with batch moments (X3D-XS at 4 x 182 x 182, or the demo's ViViT), and takes
+cross-entropy, priming, coherence, diversity and L2 to the video's gradient, Adam and
+clipping. Needs torch, torchvision, transformers and pytorchvideo with what it imports.
 """
 
 import argparse
@@ -34,6 +34,9 @@ INPUTS = {
 }
 
 
+VERIFIERS = {"x3d_xs": (4, 182), "vivit_small": (16, 112)}
+
+
 class HuggingFace(nn.Module):
     """Takes (b, c, t, h, w) and returns logits, as the others do."""
 
@@ -45,7 +48,51 @@ class HuggingFace(nn.Module):
         return self.network(pixel_values=video.transpose(1, 2)).logits
 
 
+class SmallViViT(nn.Module):
+    """`vivit_small`: a convolutional stem, four spatial and two temporal blocks."""
+
+    def __init__(self):
+        super().__init__()
+        widths = (3, 24, 48, 96)
+        self.stem = nn.ModuleList()
+        for i, k in enumerate((1, 1, 3)):
+            sizes = {"stride": (1, 2, 2), "padding": (k // 2, 1, 1), "bias": False}
+            self.stem.append(nn.Conv3d(*widths[i : i + 2], (k, 3, 3), **sizes))
+        self.stem_norms = nn.ModuleList(map(nn.LayerNorm, widths[1:]))
+        self.tubelets = nn.Conv3d(96, 192, 2, stride=2)
+        self.tokens = nn.ParameterList([torch.randn(192), torch.randn(192)])
+        self.positions = nn.ParameterList([torch.randn(50, 192), torch.randn(9, 192)])
+        self.encoders = nn.ModuleList(self.encoder(depth) for depth in (4, 2))
+        self.head = nn.Linear(192, 23)
+
+    @staticmethod
+    def encoder(depth: int) -> nn.Module:
+        block = nn.TransformerEncoderLayer(
+            192, 3, 704, 0.0, F.gelu, batch_first=True, norm_first=True
+        )
+        return nn.TransformerEncoder(
+            block, depth, nn.LayerNorm(192), enable_nested_tensor=False
+        )
+
+    def forward(self, video):
+        x = video
+        for convolution, norm in zip(self.stem, self.stem_norms, strict=True):
+            x = norm(convolution(x).movedim(1, -1)).movedim(-1, 1)
+            x = F.gelu(x, approximate="tanh")
+        x = self.tubelets(x)  # b c t h w
+        b, c, t, *_ = x.shape
+        x = x.movedim(2, 1).reshape(b * t, c, -1).mT
+        for token, position, encoder in zip(
+            self.tokens, self.positions, self.encoders, strict=True
+        ):
+            x = torch.cat([token.expand(len(x), 1, c), x], 1)
+            x = encoder(x + position)[:, 0].reshape(b, -1, c)
+        return self.head(x[:, 0])
+
+
 def build(name: str, frames: int, size: int) -> nn.Module:
+    if name == "vivit_small":
+        return SmallViViT()
     if name == "x3d_xs":
         from pytorchvideo.models.x3d import create_x3d
 
@@ -68,22 +115,26 @@ def build(name: str, frames: int, size: int) -> nn.Module:
 
 
 class Tap:
-    """The input of a norm, its mean, and for batch norm its distance from natural."""
+    """The input of a norm, its mean, and how far its moments are from natural ones."""
 
     def __init__(self, module: nn.Module):
         self.of_batch = isinstance(module, nn.BatchNorm3d)
+        self.channel = 1 if self.of_batch else -1
+        if self.of_batch:
+            self.natural = module.running_mean, module.running_var
+        else:
+            self.natural = torch.zeros_like(module.weight), torch.ones_like(module.bias)
         module.register_forward_hook(self.look)
 
     def look(self, module, inputs, _) -> None:
         self.value = inputs[0]
         x = self.value.float()
-        if not self.of_batch:
-            self.mean = x.mean(tuple(range(1, x.ndim - 1)))
-            return
-        self.mean = x.mean((2, 3, 4))
-        mean, var = x.mean((0, 2, 3, 4)), x.var((0, 2, 3, 4), unbiased=False)
-        self.gap = (module.running_mean - mean).norm()
-        self.gap = self.gap + (module.running_var - var).norm()
+        axes = list(range(x.ndim))
+        del axes[self.channel]
+        self.mean = x.mean(axes[1:])
+        mean, var = self.natural
+        self.gap = (mean - x.mean(axes)).norm()
+        self.gap = self.gap + (var - x.var(axes, unbiased=False)).norm()
 
 
 def taps(network: nn.Module) -> list[Tap]:
@@ -97,13 +148,20 @@ def jaccard_distance(a, b):
 
 
 def measure(
-    name: str, mode: str, batch: int, frames: int, size: int, device: str, steps: int
+    name: str,
+    mode: str,
+    batch: int,
+    frames: int,
+    size: int,
+    judge: str,
+    device: str,
+    steps: int,
 ) -> dict:
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     cuda = device == "cuda"
     model = build(name, frames, size).to(device).eval()
-    verifier = build("x3d_xs", 4, 182).to(device).eval()
+    verifier = build(judge, *VERIFIERS[judge]).to(device).eval()
     if mode != "eager":
         verifier = verifier.to(memory_format=torch.channels_last_3d)
         if not isinstance(model, HuggingFace):
@@ -128,9 +186,10 @@ def measure(
 
     def loss_of(x):
         shown = x
-        if (frames, size) != (4, 182):
-            shown = x[:, :, :: max(frames // 4, 1)][:, :, :4]
-            shown = F.interpolate(shown, size=(4, 182, 182))
+        if (frames, size) != VERIFIERS[judge]:
+            t, side = VERIFIERS[judge]
+            shown = x[:, :, :: max(frames // t, 1)][:, :, :t]
+            shown = F.interpolate(shown, size=(t, side, side))
         logits = seen_by(model, x)
         seen_by(verifier, shown)
         last = next(tap for tap in reversed(model_taps) if tap.value.ndim >= 3)
@@ -174,6 +233,7 @@ def measure(
         "batch": batch,
         "frames": frames,
         "size": size,
+        "verifier": judge,
         "ms_per_step": round(statistics.median(times[1:]), 3),
         "ms_per_step_of_calls": [round(t, 3) for t in times[1:]],
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)
@@ -191,6 +251,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--frames", type=int)
     parser.add_argument("--size", type=int)
+    parser.add_argument("--verifier", default="x3d_xs", choices=VERIFIERS)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument(
         "--steps", type=int, default=20, help="of one call; 5 are timed"
@@ -203,6 +264,7 @@ def main() -> None:
         options.batch,
         options.frames or frames,
         options.size or size,
+        options.verifier,
         options.device,
         options.steps,
     )
