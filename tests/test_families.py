@@ -91,6 +91,16 @@ def test_gradients_recomputed_blocks_and_bfloat16(name):
     checks.assert_bfloat16_is_close(*network, plain)
 
 
+@pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
+def test_weights_of_numpy_can_be_constants_of_a_program(name):
+    """As `convert` gives them, in a function of the user's that closes over them."""
+    model = smallest(name)
+    logits = jax.eval_shape(
+        lambda videos: model.module.apply(model.variables, videos), clips(name)
+    )
+    assert logits.shape == (2, 5)
+
+
 # of ViViT two: three tokens are too few for those that its attention fills up
 @pytest.mark.parametrize("name", [*FAMILIES.values(), "vivit_small"])
 def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, name):

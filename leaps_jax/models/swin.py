@@ -150,7 +150,9 @@ class WindowAttention(nn.Module):
         # whole window's. Where height or width are cut these are not its offsets, but
         # so were the published weights made to run.
         n = math.prod(window)
-        return table[relative_positions(self.window)[:n, :n]].transpose(2, 0, 1)
+        positions = relative_positions(self.window)[:n, :n]
+        # weights may be numpy's, which no place of a program can index
+        return jnp.asarray(table)[positions].transpose(2, 0, 1)
 
 
 class Block(nn.Module):
