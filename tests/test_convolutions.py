@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leaps_jax.models import convolutions
+from leaps_jax.models import convolutions, depthwise
 from leaps_jax.models.layers import DepthwiseConv
 
 
@@ -41,6 +41,8 @@ def check_same(form, definition, shape, kernel_shape):
         ((5, 7, 6), 20, (1, 1, 1), (2, 2, 2), (0, 0, 0)),
         ((5, 7, 6), 20, (1, 3, 3), (1, 2, 2), (0, 1, 1)),
         ((5, 7, 6), 20, (3, 3, 3), (2, 2, 2), (1, 1, 1)),
+        ((5, 7, 6), 20, (3, 3, 3), (1, 1, 1), (1, 1, 1)),
+        ((5, 7, 6), 20, (1, 3, 2), (1, 1, 1), (0, 0, 0)),
     ],
 )
 @pytest.mark.parametrize(
@@ -74,8 +76,8 @@ DEPTHWISE = [
 @pytest.mark.parametrize(("size", "channels", "kernel", "stride"), DEPTHWISE)
 def test_depthwise_convolution(on_a_gpu, form, size, channels, kernel, stride):
     check_same(
-        lambda x, k: getattr(convolutions, form)(x, k, stride),
-        lambda x, k: convolutions.native_depthwise(x, k, stride),
+        lambda x, k: getattr(depthwise, form)(x, k, stride),
+        lambda x, k: depthwise.native(x, k, stride),
         (2, *size, channels),
         (*kernel, 1, channels),
     )
@@ -86,7 +88,7 @@ def test_kernel_of_a_gpu_compiles_for_one():
     kernel = jax.ShapeDtypeStruct((3, 3, 3, 1, 54), jnp.bfloat16)
 
     def loss(x, kernel):
-        y = convolutions.depthwise(x, kernel, (1, 2, 2))
+        y = depthwise.convolve(x, kernel, (1, 2, 2))
         return y.astype(jnp.float32).sum()
 
     lowered = jax.jit(jax.grad(loss)).trace(x, kernel)

@@ -11,7 +11,7 @@ import parity
 import pytest
 
 from leaps_jax import Config, Model, cli, loading, runs, synthesize, zoo
-from leaps_jax.models import convolutions
+from leaps_jax.models import depthwise
 
 ONE_EACH = {"depths": (1, 1, 1, 1)}
 NARROW = ONE_EACH | {"inner": (8, 8, 16, 16), "stem_features": 8}
@@ -108,7 +108,7 @@ def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, name):
     plain = checks.observe(*network)
     request.getfixturevalue("on_a_gpu")
     # interpreting the kernel takes minutes, and test_convolutions does
-    monkeypatch.setattr(convolutions, "fused", convolutions.shifted_products)
+    monkeypatch.setattr(depthwise, "fused", depthwise.shifted_products)
     there = checks.observe(*network)
     assert there.jaxpr != plain.jaxpr
     checks.assert_same(there, plain, 1e-4)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from leaps_jax.models import convolutions
+from leaps_jax.models import convolutions, depthwise
 from leaps_jax.models.activation import gelu
 from leaps_jax.models.attention import attend
 from leaps_jax.models.convolutions import Size3
@@ -310,7 +310,7 @@ class DepthwiseConv(nn.Module):
         shape = (*self.kernel, 1, x.shape[-1] // self.heads)
         kernel = jnp.tile(self.param("kernel", init, shape), self.heads)
         dtype = self.dtype or jnp.promote_types(x.dtype, jnp.float32)
-        y = convolutions.depthwise(x.astype(dtype), kernel.astype(dtype), self.stride)
+        y = depthwise.convolve(x.astype(dtype), kernel.astype(dtype), self.stride)
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
             y += self.param("bias", zeros, (x.shape[-1],)).astype(dtype)
