@@ -75,13 +75,7 @@ def clips(name: str) -> jax.Array:
     return jnp.asarray(rng.normal(size=(2, frames, size, size, 3)), jnp.float32)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.heavy] * (name not in FAMILIES.values()))
-        for name in SMALLEST
-    ],
-)
+@pytest.mark.parametrize("name", SMALLEST)
 def test_gradients_recomputed_blocks_and_bfloat16(name):
     network = (smallest(name).module, smallest(name).variables, clips(name))
     plain = checks.observe(*network)

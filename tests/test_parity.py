@@ -41,13 +41,10 @@ def test_the_rule_gives_the_same_numbers_here():
     rule.self_check()
 
 
-# Large, or a network that is here under another naming: CI has no time for all.
+# The largest: two of them beside each other can fill 24 GB.
 LATER = {
-    *("slowfast_x3d_m", "ptv_x3d_s", "ptv_x3d_l", "ptv_csn_r101", "hf_vivit_b_16x2"),
-    *("uniformerv2_l_14_8", "torchvision_swin3d_s", "torchvision_swin3d_b"),
-    *("slowfast_mvitv2_b", "slowfast_slow_8x8_r50", "slowfast_x3d_xs"),
-    *("hf_timesformer_base", "swin_official_t", "ptv_mvit_base_16x4"),
-    *("torchvision_mvit_v2_s", "ptv_i3d_r50"),
+    *("ptv_x3d_l", "ptv_csn_r101", "hf_vivit_b_16x2", "uniformerv2_l_14_8"),
+    *("torchvision_swin3d_s", "torchvision_swin3d_b", "slowfast_mvitv2_b"),
 }
 
 
