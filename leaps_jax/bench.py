@@ -81,11 +81,8 @@ def measure(
         times.append(1e3 * (time.perf_counter() - start) / steps)
     assert np.isfinite(total).all()
     milliseconds = statistics.median(times[1:])
-    flops = (
-        2
-        * batch
-        * sum(costs.macs_with_gradient(m.module) for m in (model, verifier) if m)
-    )
+    macs = sum(costs.macs_with_gradient(m.module) for m in (model, verifier) if m)
+    flops = 2 * batch * macs
     matmul, copy = ceilings(devices[0])
     traffic = _bytes_accessed(compiled)
     per_device = 1e-3 * milliseconds * len(devices)

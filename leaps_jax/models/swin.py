@@ -151,7 +151,7 @@ class WindowAttention(nn.Module):
         # so were the published weights made to run.
         n = math.prod(window)
         positions = relative_positions(self.window)[:n, :n]
-        # weights may be numpy's, which no place of a program can index
+        # weights may be numpy's, which positions that are traced cannot index
         return jnp.asarray(table)[positions].transpose(2, 0, 1)
 
 
