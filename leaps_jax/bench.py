@@ -19,6 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from leaps_jax import costs, synthesis
 from leaps_jax.config import Config
+from leaps_jax.programs import compile_for
 from leaps_jax.taps import Model
 
 
@@ -155,7 +156,7 @@ def _compile(make: Callable[[], Any], *arguments: Any) -> tuple[Any, float, floa
                 jax.clear_caches()
                 compilation_cache.reset_cache()
                 start = time.perf_counter()
-                compiled = make().lower(*arguments).compile()
+                compiled = compile_for(make(), *arguments)
                 seconds.append(time.perf_counter() - start)
         finally:
             for name, value in before.items():

@@ -12,16 +12,19 @@ such expressions at the end of this file. Equations follow A. Stergiou and
 N. Deligiannis, "Leaping Into Memories", ICCV 2023 (arXiv 2303.09941).
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from leaps_jax.config import Config
+from leaps_jax.distances import frame_distances
 from leaps_jax.errors import UserError, nearest
-from leaps_jax.taps import Moments, Tap, mean_over_positions
+from leaps_jax.taps import Moments, Tap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,26 +175,39 @@ def priming(profile: Callable[[float], float] = lambda depth: 1.0) -> Objective:
     def loss(context: Context) -> jax.Array:
         depth = max(len(context.taps) - 1, 1)
         weights = [profile(i / depth) for i in range(len(context.taps))]
-        means = side_by_side([tap.mean() for tap in context.taps.values()])
-        primed = side_by_side([context.primed[name] for name in context.taps])
-        distances = jaccard_distance(means, primed)  # b l
-        return (distances * jnp.array(weights, jnp.float32)).mean(1)
+        widths = [tap.value.shape[-1] for tap in context.taps.values()]
+        a = end_to_end([tap.mean() for tap in context.taps.values()])
+        b = end_to_end([context.primed[name] for name in context.taps])
+        of = (sums(x, widths) for x in (a * b, jnp.square(a), jnp.square(b)))
+        weights = [weights[i] for i in np.argsort(widths, kind="stable")]
+        return (_jaccard_distance(*of) * jnp.array(weights, jnp.float32)).mean(1)
 
     return term("priming", loss, uses=["stimulus"])
 
 
-def side_by_side(vectors: Sequence[jax.Array]) -> jax.Array:
-    """Vectors (..., c_l) of the taps as one array (..., l, c), filled with zeros.
+def end_to_end(vectors: Sequence[jax.Array]) -> jax.Array:
+    """Vectors (..., c_l) of the taps as one (..., Σ c_l), ordered by their widths.
 
     What follows is then a few operations and not a few for each of 50 to 150 taps,
     which take longer to start than to run.
     """
-    width = max(vector.shape[-1] for vector in vectors)
+    by_width: list[jax.Array] = sorted(vectors, key=lambda vector: vector.shape[-1])
+    return jnp.concatenate(by_width, axis=-1)
 
-    def filled(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, width - x.shape[-1])])
 
-    return jnp.stack([filled(vector) for vector in vectors], axis=-2)
+def sums(x: jax.Array, widths: Sequence[int]) -> jax.Array:
+    """The sums of each of the vectors that `end_to_end` made one of, (..., l).
+
+    >>> sums(jnp.array([1, 2, 3, 4, 5]), widths=[2, 1, 2]).tolist()
+    [1, 5, 9]
+    """
+    parts, start = [], 0
+    for width, count in sorted(collections.Counter(widths).items()):
+        end = start + width * count
+        part = x[..., start:end].reshape(*x.shape[:-1], count, width)
+        parts.append(part.sum(-1))
+        start = end
+    return jnp.concatenate(parts, axis=-1)
 
 
 def jaccard_distance(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -200,9 +216,13 @@ def jaccard_distance(a: jax.Array, b: jax.Array) -> jax.Array:
     >>> float(jaccard_distance(jnp.array([1.0, 2.0]), jnp.array([1.0, 2.0])))
     0.0
     """
-    dot = (a * b).sum(-1)
-    norms = jnp.square(a).sum(-1) + jnp.square(b).sum(-1)
-    return 1 - dot / (norms - dot + 1e-12)
+    return _jaccard_distance(
+        *(x.sum(-1) for x in (a * b, jnp.square(a), jnp.square(b)))
+    )
+
+
+def _jaccard_distance(dot: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    return 1 - dot / (a + b - dot + 1e-12)
 
 
 def coherence(margin: float = 0.1, last: int = 1) -> Objective:
@@ -229,16 +249,10 @@ def coherence(margin: float = 0.1, last: int = 1) -> Objective:
         return sum(map(pairs, timed[-last:]), start=jnp.zeros(())) / last
 
     def pairs(tap: Tap) -> jax.Array:
-        z = tap.by_time().astype(jnp.float32)
-        frames = z.shape[1]
-        everything = tuple(range(2, z.ndim))
-        sums = jnp.zeros(z.shape[0])
-        for gap in range(1, frames):
-            distance = jnp.abs(z[:, gap:] - z[:, :-gap]).mean(everything)
-            if gap > 1:
-                distance = jax.nn.relu(margin - distance)
-            sums += distance.sum(1)
-        return sums / max(frames * (frames - 1) // 2, 1)
+        z = tap.by_time()
+        neighbours, others = jnp.split(frame_distances(z), [z.shape[1] - 1], axis=1)
+        sums = neighbours.sum(1) + jax.nn.relu(margin - others).sum(1)
+        return sums / max(neighbours.shape[1] + others.shape[1], 1)
 
     return term("coherence", loss)
 
@@ -260,21 +274,22 @@ def diversity(relative: bool = True) -> Objective:
     def loss(context: Context) -> jax.Array:
         taps = context.verifier_taps
         targets = [context.verifier_moments[name] for name in taps]
-        first, second = [], []
-        for tap, (target, _) in zip(taps.values(), targets, strict=True):
-            # Around the target mean, E[x²] − E[x]² does not cancel in float32.
-            centred = tap.value.astype(jnp.float32) - target
-            first.append(mean_over_positions(centred))
-            second.append(mean_over_positions(jnp.square(centred)))
-        mean, var = (side_by_side(moment) for moment in zip(*targets, strict=True))
-        off = context.batch_mean(side_by_side(first))  # l c
-        spread = context.batch_mean(side_by_side(second)) - jnp.square(off)
-        of_mean, of_var = norm(off), norm(spread - var)
+        # Around the target mean, E[x²] − E[x]² does not cancel in float32.
+        moments = [
+            tap.moments(target)
+            for tap, (target, _) in zip(taps.values(), targets, strict=True)
+        ]
+        widths = [tap.value.shape[-1] for tap in taps.values()]
+        first, second = map(end_to_end, zip(*moments, strict=True))
+        mean, var = map(end_to_end, zip(*targets, strict=True))
+        off, square = context.batch_mean(jnp.stack([first, second], axis=1))
+        of_mean = _root(sums(jnp.square(off), widths))
+        of_var = _root(sums(jnp.square(square - jnp.square(off) - var), widths))
         if relative:
             # a token that has seen nothing yet never varies: it tells nothing
-            size = norm(var)
+            size = _root(sums(jnp.square(var), widths))
             of_var = (of_var / jnp.where(size > 0, size, jnp.inf)) / len(taps)
-            of_mean /= jnp.sqrt((jnp.square(mean) + var).sum(-1)) * len(taps)
+            of_mean /= jnp.sqrt(sums(jnp.square(mean) + var, widths)) * len(taps)
         return jnp.broadcast_to((of_mean + of_var).sum(), context.labels.shape)
 
     return term("diversity", loss, uses=["verifier"])
@@ -282,7 +297,10 @@ def diversity(relative: bool = True) -> Objective:
 
 def norm(x: jax.Array) -> jax.Array:
     """‖x‖₂ along the last axis, with a gradient of 0 (not NaN) at 0."""
-    square = jnp.square(x).sum(-1)
+    return _root(jnp.square(x).sum(-1))
+
+
+def _root(square: jax.Array) -> jax.Array:
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 

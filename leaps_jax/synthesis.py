@@ -25,7 +25,7 @@ from leaps_jax import video as video_lib
 from leaps_jax.config import Config, ModelSpec
 from leaps_jax.errors import UserError
 from leaps_jax.objectives import Context, Objective
-from leaps_jax.programs import Programs
+from leaps_jax.programs import Programs, compile_for
 from leaps_jax.taps import Model
 
 
@@ -235,7 +235,11 @@ def _evaluate(
     verifier_taps: dict[str, taps.Tap] = {}
     if verifier is not None:
         pixels = video_lib.denormalize(seen, model.spec)
-        shown = video_lib.fit(pixels, verifier.spec.frames, verifier.spec.size)
+        spec, dtype = verifier.spec, getattr(verifier.module, "dtype", None)
+        # it rounds pixels to no more digits than fast products keep
+        half = dtype in (jnp.bfloat16, jnp.float16)
+        precision = None if half else jax.lax.Precision.HIGHEST
+        shown = video_lib.fit(pixels, spec.frames, spec.size, precision)
         _, verifier_taps = taps.apply(
             verifier.module,
             frozen.verifier,
@@ -585,7 +589,7 @@ class Engine:
             if any(d.process_index != jax.process_index() for d in self.devices):
                 self._compiled[what] = function  # only its call is of all processes
             elif self.programs is None:
-                self._compiled[what] = function.lower(*arguments).compile()
+                self._compiled[what] = compile_for(function, *arguments)
             else:
                 models = [m for m in (self.model, self.verifier) if m is not None]
                 made_of = (

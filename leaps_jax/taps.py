@@ -58,13 +58,16 @@ class Model:
     moments: Moments | None = None
 
 
+# Methods of norm layers that give more than one array, and are no taps.
+_MORE = ("moments", "beside", "with_mean", "_by_kernel")
+
 # What a layer says of the time in its tap, under the names that the tap has for it.
 _TIME = ("time_axis", "time_steps", "class_tokens")
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["value"],
+    data_fields=["value", "known"],
     meta_fields=["name", *_TIME],
 )
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Tap:
       time_steps: where that axis is a sequence of tokens, class tokens and then those
         of each step in turn: the number of steps.
       class_tokens: before them.
+      known: what the layer has taken of `value` itself: about which values (c,), the
+        mean over all positions, and perhaps the mean of squares, (b, c).
     """
 
     name: str
@@ -85,10 +90,23 @@ class Tap:
     time_axis: int | None = None
     time_steps: int | None = None
     class_tokens: int = 1
+    known: tuple[jax.Array, ...] = ()
 
     def mean(self) -> jax.Array:
         """μ(z): the mean over all positions, (b, c) in float32."""
+        if self.known:
+            centre, first, *_ = self.known
+            return centre + first
         return mean_over_positions(self.value.astype(jnp.float32))
+
+    def moments(self, about: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Means over all positions of z - `about` (c,) and its square, (b, c)."""
+        if len(self.known) == 3:
+            centre, first, second = self.known
+            away = centre - about
+            return first + away, second + away * (2 * first + away)
+        centred = self.value.astype(jnp.float32) - about
+        return mean_over_positions(centred), mean_over_positions(jnp.square(centred))
 
     def by_time(self) -> jax.Array:
         """The tensor with its time first, (b, t, ..., c), without class tokens.
@@ -163,6 +181,8 @@ def apply_mutable(
     calls: list[tuple[tuple[str, ...], str, dict[str, Any]]] = []
 
     def recording(m: nn.Module, method: str) -> bool:
+        if method in _MORE:
+            return method == "moments" and tap_filter(m, "observe")
         if not tap_filter(m, method):
             return False
         time = {field: getattr(m, field) for field in _TIME if hasattr(m, field)}
@@ -182,8 +202,10 @@ def apply_mutable(
     seen: collections.Counter = collections.Counter()
     taps = {}
     for path, method, time in calls:
-        leaf = functools.reduce(lambda node, key: node[key], path, tree)[method]
-        value = leaf[seen[path, method]]
+        node = functools.reduce(lambda node, key: node[key], path, tree)
+        value = node[method][seen[path, method]]
+        if method == "observe" and "moments" in node:
+            time = time | {"known": node["moments"][seen[path, method]]}
         seen[path, method] += 1
         name = "/".join(path if method == "observe" else (*path, method))
         if not isinstance(value, jax.Array):

@@ -83,7 +83,12 @@ def resize_and_crop(video: jax.Array, size: int) -> jax.Array:
     return video[..., top : top + size, left : left + size, :]
 
 
-def fit(video: jax.Array, frames: int, size: int) -> jax.Array:
+def fit(
+    video: jax.Array,
+    frames: int,
+    size: int,
+    precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
+) -> jax.Array:
     """Shows a synthesised video to a model with another clip length or size.
 
     Frames are taken evenly (repeated when the model wants more than there are) and
@@ -93,10 +98,17 @@ def fit(video: jax.Array, frames: int, size: int) -> jax.Array:
       video: (b, t, h, w, c).
       frames: of the other model.
       size: of the other model.
+      precision: of the products that resize it; None is what the device runs fast.
     """
     b, t, h, w, c = video.shape
     if frames != t:
-        video = video[:, np.arange(frames) * t // frames]
+        chosen, step = np.arange(frames) * t // frames, max(t // frames, 1)
+        if np.array_equal(chosen, np.arange(frames) * step):
+            # the gradient of a slice is no scatter
+            video = video[:, : frames * step : step]
+        else:
+            video = video[:, chosen]
     if (h, w) != (size, size):
-        video = jax.image.resize(video, (b, frames, size, size, c), "linear")
+        shape = (b, frames, size, size, c)
+        video = jax.image.resize(video, shape, "linear", precision=precision)
     return video

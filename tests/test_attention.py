@@ -24,11 +24,13 @@ def cudnn(on_a_gpu):
 
 def check_same(form, q, k, v, *more, want=attention._products):
     """Equal values and gradients."""
-    gradient = drawn(9, *q.shape[:-1], v.shape[-1])
+    assert_same(form, want, (q, k, v), more, drawn(9, *q.shape[:-1], v.shape[-1]))
 
+
+def assert_same(form, want, of, more, gradient):
     @functools.partial(jax.jit, static_argnums=0)
     def values(form):
-        y, transpose = jax.vjp(lambda *of: form(*of, *more), q, k, v)
+        y, transpose = jax.vjp(lambda *of: form(*of, *more), *of)
         return y, *transpose(gradient)
 
     for a, b in zip(values(form), values(want), strict=True):
@@ -52,20 +54,21 @@ def test_lengths_and_channels_are_filled_up(cudnn, leading, queries, keys, width
 
 @pytest.mark.parametrize(("times", "places"), [(8, 4), (3, 5)])
 def test_over_time(on_a_gpu, times, places):
-    q, k, v = (drawn(seed, 2, times, places, 2, 16) for seed in range(3))
+    qkv = drawn(0, 2, times, places, 3, 2, 16)
 
-    def by_place(q, k, v):
-        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    def by_place(qkv):
+        q, k, v = (qkv[:, :, :, part].swapaxes(1, 2) for part in range(3))
         return attention._products(q, k, v).swapaxes(1, 2)
 
-    check_same(attention.attend_over_time, q, k, v, want=by_place)
+    gradient = drawn(9, 2, times, places, 2, 16)
+    assert_same(attention.attend_over_time, by_place, (qkv,), (), gradient)
 
 
 def test_attention_over_time_is_a_kernel_of_a_gpu():
-    x = jax.ShapeDtypeStruct((2, 8, 5, 3, 64), jnp.bfloat16)
+    x = jax.ShapeDtypeStruct((2, 8, 5, 3, 2, 64), jnp.bfloat16)
 
     def loss(x):
-        return attention.attend_over_time(x, x, x).astype(jnp.float32).sum()
+        return attention.attend_over_time(x).astype(jnp.float32).sum()
 
     lowered = jax.jit(jax.grad(loss)).trace(x).lower(lowering_platforms=("cuda",))
     assert "triton" in lowered.as_text()

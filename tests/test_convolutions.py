@@ -50,7 +50,10 @@ def check_same(form, definition, shape, kernel_shape):
     [
         ("_with_products", {}),
         ("_in_two_dimensions", {}),
-        ("_in_two_dimensions", {"multiple": 8}),
+        (
+            "_in_two_dimensions",
+            {"multiple": 8, "form": convolutions._in_order_of_cudnn},
+        ),
     ],
 )
 def test_convolution(form, options, size, channels, kernel, stride, padding):

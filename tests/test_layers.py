@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 MODELS = {path.stem for path in (PACKAGE / "models").glob("*.py")}
 MODELS -= {"__init__", "layers", "multiscale"}  # shared, as are those of a machine:
 MACHINES = {"activation", "attention", "convolutions", "depthwise", "normalization"}
+MACHINES |= {"pooling"}
 MODELS -= MACHINES
 NAMINGS = {path.stem for path in (PACKAGE / "conversion/families").glob("*.py")}
 NAMINGS -= {"__init__", "resnet"}
@@ -20,7 +21,7 @@ LAYERS = [
     {"errors"},
     {f"models.{name}" for name in MACHINES},
     {"config", "hoisting", "processes", "programs"},
-    {"video", "transforms", "models.layers", "actions.motions"},
+    {"video", "transforms", "distances", "models.layers", "actions.motions"},
     {"models.multiscale"},
     {f"models.{name}" for name in MODELS},
     {"entries", "actions.scenes"},

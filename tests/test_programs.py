@@ -367,7 +367,8 @@ def test_names_and_shapes_are_found_once(cache):
     norms = dataclasses.replace(
         model, tap_filter=lambda module, method: isinstance(module, layers.LayerNorm)
     )
-    assert len(taps.tap_names(norms)) == 8  # what enters, and what comes out
+    # what enters and what comes out, and that again where the norm itself is called
+    assert len(taps.tap_names(norms)) == 9
     longer = dataclasses.replace(model, module=model.module.clone(frames=8))
     with pytest.raises(Exception, match="time_embedding"):
         taps.tap_names(longer)

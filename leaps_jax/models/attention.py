@@ -49,27 +49,27 @@ def attend(
     return _products(q, k, v, bias, looked_up, length)
 
 
-def attend_over_time(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def attend_over_time(qkv: jax.Array) -> jax.Array:
     """`attend` among the tokens of one place, those of all times.
 
     Args:
-      q: (..., t, n, heads, d).
-      k: likewise.
-      v: likewise.
+      qkv: (..., t, n, 3, heads, d): queries, keys and values, which came of one product
+        and are not cut apart for a kernel.
 
     Returns:
       (..., t, n, heads, d).
     """
 
-    def by_place(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        q, k, v = (x.swapaxes(-4, -3) for x in (q, k, v))
+    def by_place(qkv: jax.Array) -> jax.Array:
+        q, k, v = jnp.moveaxis(qkv.swapaxes(-5, -4), -3, 0)
         return attend(q, k, v).swapaxes(-4, -3)
 
-    t, d = q.shape[-4], q.shape[-1]
-    if t > _FEW or d < 16 or d != pl.next_power_of_2(d):
-        return by_place(q, k, v)
+    t, d = qkv.shape[-5], qkv.shape[-1]
+    # products of few float32 numbers in full precision take minutes to compile
+    if t > _FEW or d < 16 or d != pl.next_power_of_2(d) or qkv.dtype not in _HALF:
+        return by_place(qkv)
     form = _attend_over_time_in_one_kernel
-    return jax.lax.platform_dependent(q, k, v, cuda=form, default=by_place)
+    return jax.lax.platform_dependent(qkv, cuda=form, default=by_place)
 
 
 def fill_tokens(x: jax.Array, dtype: Any) -> jax.Array:
@@ -115,16 +115,14 @@ def look_up(values: jax.Array, properties: jax.Array | np.ndarray) -> jax.Array:
 
 
 _FEW = 16  # times of one place
-_TOKENS = 128  # of one program: those of 16 places at 8 times
-_WARPS = 4
+_TOKENS = 32  # of one program: those of 4 places at 8 times
+_WARPS = 1
 
 
 @jax.custom_vjp
-def _attend_over_time_in_one_kernel(
-    q: jax.Array, k: jax.Array, v: jax.Array
-) -> jax.Array:
-    """Of many places in one matrix product, those of other places masked."""
-    return _by_tokens(_over_time, 1, q, k, v)[0]
+def _attend_over_time_in_one_kernel(qkv: jax.Array) -> jax.Array:
+    """Of several places in one matrix product, those of other places masked."""
+    return _by_tokens(_over_time, 1, qkv)[..., 0, :, :]
 
 
 def _over_time(together, q, k, v):
@@ -158,20 +156,23 @@ def _weights_over_time(together, q, k):
 
 
 _attend_over_time_in_one_kernel.defvjp(
-    lambda q, k, v: (_attend_over_time_in_one_kernel(q, k, v), (q, k, v)),
-    lambda saved, gradient: _by_tokens(_over_time_gradient, 3, *saved, gradient),
+    lambda qkv: (_attend_over_time_in_one_kernel(qkv), qkv),
+    lambda qkv, gradient: (
+        _by_tokens(_over_time_gradient, 3, qkv, gradient[..., None, :, :]),
+    ),
 )
 
 
 def _by_tokens(
-    function: Callable[..., tuple[jax.Array, ...]], outputs: int, *arrays: jax.Array
-) -> tuple[jax.Array, ...]:
-    """A function of tokens (n, d), those of (..., t, n, heads, d) of some places.
+    function: Callable[..., tuple[jax.Array, ...]], parts: int, *arrays: jax.Array
+) -> jax.Array:
+    """A function of tokens (n, d), those of (..., t, n, parts, heads, d).
 
-    It is called with which tokens (n, n) are of one place and one head, too.
+    It sees those of some places at all times, of one head each. It is called with which
+    tokens (n, n) are of one place and one head, and with every part of every array;
+    what it returns are parts of the result.
     """
-    shape = arrays[0].shape
-    *_, t, n, heads, d = shape
+    *leading, t, n, _, heads, d = arrays[0].shape
     per_place = pl.next_power_of_2(t)
     places = _TOKENS // per_place
 
@@ -179,26 +180,34 @@ def _by_tokens(
         token = jnp.arange(places * per_place)
         time = jax.lax.div(token, places)
         place = pl.program_id(0) * places + jax.lax.rem(token, places)
-        first = (pl.program_id(1) * t + time) * n * heads + place
-        element = first[:, None] * d + jnp.arange(d)[None]
         real = (time < t) & (place < n * heads)
         together = (place[:, None] == place[None]) & (time < t)[None]
-        tiles = [
-            triton.load(ref.at[element], mask=real[:, None], other=0.0)
-            for ref in refs[: len(arrays)]
-        ]
-        made = function(together, *tiles)
-        for ref, tile in zip(refs[len(arrays) :], made, strict=True):
-            triton.store(ref.at[element], tile.astype(ref.dtype), mask=real[:, None])
+        number = (pl.program_id(1) * t + time) * n + jax.lax.div(place, heads)
 
-    results = pl.pallas_call(
+        def elements(part: int, parts: int) -> jax.Array:
+            row = (number * parts + part) * heads + jax.lax.rem(place, heads)
+            return row[:, None] * d + jnp.arange(d)[None]
+
+        *inputs, result = refs
+        tiles = [
+            triton.load(ref.at[elements(part, of)], mask=real[:, None], other=0.0)
+            for ref, of in zip(inputs, counts, strict=True)
+            for part in range(of)
+        ]
+        for part, tile in enumerate(function(together, *tiles)):
+            tile = tile.astype(result.dtype)
+            triton.store(result.at[elements(part, parts)], tile, mask=real[:, None])
+
+    counts = [array.shape[-3] for array in arrays]
+    shape = (*leading, t, n, parts, heads, d)
+    y = pl.pallas_call(
         kernel,
-        grid=(pl.cdiv(n * heads, places), math.prod(shape[:-4])),
-        out_shape=[jax.ShapeDtypeStruct((x.size,), x.dtype) for x in arrays[:outputs]],
+        grid=(pl.cdiv(n * heads, places), math.prod(leading)),
+        out_shape=jax.ShapeDtypeStruct((math.prod(shape),), arrays[0].dtype),
         compiler_params=triton.CompilerParams(num_warps=_WARPS),
         name=function.__name__.strip("_"),
     )(*(x.reshape(-1) for x in arrays))
-    return tuple(y.reshape(shape) for y in results)
+    return y.reshape(shape)
 
 
 _HALF = (jnp.bfloat16, jnp.float16)

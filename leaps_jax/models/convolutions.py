@@ -43,7 +43,9 @@ def convolve(
         x,
         kernel,
         cpu=strided(_with_products),
-        cuda=functools.partial(strided(_in_two_dimensions), multiple=8),
+        cuda=functools.partial(
+            strided(_in_two_dimensions), multiple=8, form=_in_order_of_cudnn
+        ),
         default=strided(native),
     )
 
@@ -166,6 +168,50 @@ def _cells_to_channels(x: jax.Array, cell: tuple[int, int]) -> jax.Array:
     return x.reshape(n, h // i, w // j, i * j * c)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _in_order_of_cudnn(
+    x: jax.Array, kernel: jax.Array, stride: Size2, padding: Size2
+) -> jax.Array:
+    """A 2D convolution whose kernel, and that of its gradient, has outputs first.
+
+    Left to itself, XLA puts the axes of one of them into that order in every step of a
+    loop: some hundred small kernels of X3D-XS's. Here that is done before it.
+    """
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel.transpose(3, 0, 1, 2),
+        stride,
+        [(p, p) for p in padding],
+        dimension_numbers=("NHWC", "OHWI", "NHWC"),
+    )
+
+
+def _in_order_of_cudnn_backward(stride, padding, saved, gradient):
+    x, kernel = saved
+    if stride == (1, 1):
+        of_x = _in_order_of_cudnn(gradient, *_turned(kernel, padding))
+    else:
+        _, transpose = jax.vjp(
+            lambda x: _two_dimensional(x, kernel, stride, padding), x
+        )
+        (of_x,) = transpose(gradient)
+    # dead code where weights are constants, as in a synthesis
+    _, transpose = jax.vjp(lambda k: _two_dimensional(x, k, stride, padding), kernel)
+    return of_x, *transpose(gradient)
+
+
+_in_order_of_cudnn.defvjp(
+    lambda x, kernel, *how: (_in_order_of_cudnn(x, kernel, *how), (x, kernel)),
+    _in_order_of_cudnn_backward,
+)
+
+
+def _turned(kernel: jax.Array, padding: Size2) -> tuple[jax.Array, Size2, Size2]:
+    """Kernel, stride and padding of the gradient of a convolution of stride 1."""
+    i, j = (k - 1 - p for k, p in zip(kernel.shape, padding, strict=False))
+    return kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), (i, j)
+
+
 def _with_margins(
     x: jax.Array, kernel: jax.Array, stride: Size2, padding: Size2
 ) -> jax.Array:
@@ -212,9 +258,7 @@ def _gradient_of_frames(x, kernel, stride, padding, gradient):
             lambda x: _convolve_frames(x, kernel, stride, padding, **how), x
         )
         return transpose(gradient)[0]
-    margins = tuple(k - 1 - p for k, p in zip(kernel.shape, padding, strict=False))
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _with_margins(gradient, turned, (1, 1), margins)
+    return _with_margins(gradient, *_turned(kernel, padding))
 
 
 def _gradient_of_kernel(x, kernel, stride, padding, gradient):

@@ -2,24 +2,33 @@
 
 A norm layer here returns its input from a method of its own, `observe`, so that
 Flax's `capture_intermediates` records what enters the norm. `time_axis` says which
-axis of that tensor is time (None where no axis is).
+axis of that tensor is time (None where no axis is). From `moments` it returns what it
+knows of that tensor's moments, so that nobody reads it again for them.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from leaps_jax.models import convolutions, depthwise
 from leaps_jax.models.activation import gelu
 from leaps_jax.models.attention import attend
 from leaps_jax.models.convolutions import Size3
-from leaps_jax.models.normalization import layer_norm
+from leaps_jax.models.normalization import (
+    Then,
+    layer_norm,
+    observed_batch_norm,
+    observed_layer_norm,
+)
 
-Seen = Callable[[jax.Array], jax.Array]
+# What a norm's kernel has summed up: about which values (c,), the mean over positions,
+# and that of squares (b, c) where there is a need for it.
+KnownMoments = tuple[jax.Array, ...]
 
 # Embeddings start small, matrices by their width: at a standard deviation of 0.02 a
 # narrow transformer learns far slower.
@@ -41,12 +50,66 @@ class BatchNorm(nn.BatchNorm):
     def observe(self, x: jax.Array) -> jax.Array:
         return x[..., : self.channels]
 
-    def __call__(self, x, use_running_average=None, *, mask=None):
+    def moments(self, known: KnownMoments) -> KnownMoments:
+        return jax.tree.map(lambda moment: moment[..., : self.channels], known)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+        then: Then | None = None,
+        added: jax.Array | None = None,
+    ) -> jax.Array:
+        """`then(norm(x) + added)`.
+
+        On a GPU that is one kernel where `then` is given, `unchanged` if nothing
+        follows; without it the norm is left to be one with what the caller does.
+        """
+        if then and self._is_a_kernel(use_running_average):
+            y, *_ = self._by_kernel(x, then, added)
+            return y
         self.observe(x)
         y = super().__call__(
             x.astype(jnp.float32), use_running_average=use_running_average, mask=mask
         )
-        return y.astype(x.dtype)
+        y = y.astype(x.dtype)
+        if added is not None:
+            y += added
+        return then(y) if then else y
+
+    def with_mean(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """norm(x), and its mean over positions, (b, c) in float32."""
+        if not self._is_a_kernel():
+            y = self(x)
+            return y, y.mean((1, 2, 3), dtype=jnp.float32)
+        y, first, factor = self._by_kernel(x, unchanged)
+        return y, first * factor + self.variables["params"]["bias"]
+
+    def _is_a_kernel(self, use_running_average: bool | None = None) -> bool:
+        # decided while tracing: nobody else would want the moments
+        given = bool(use_running_average or self.use_running_average)
+        return given and jax.default_backend() == "gpu" and not self.is_initializing()
+
+    def _by_kernel(
+        self, x: jax.Array, then: Then, added: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Also how far the input's mean is off the given one, and the norm's factor."""
+        self.observe(x)
+        known = {**self.variables["batch_stats"], **self.variables["params"]}
+        factor = known["scale"] * jax.lax.rsqrt(known["var"] + self.epsilon)
+        offset = known["bias"] - known["mean"] * factor
+        y, first, second = observed_batch_norm(
+            x, factor, offset, known["mean"], then, added
+        )
+        self.moments((known["mean"], first, second))
+        return y, first, factor
+
+
+def unchanged(x: jax.Array) -> jax.Array:
+    """What follows a norm that nothing follows."""
+    return x
 
 
 def row_major(x: jax.Array) -> jax.Array:
@@ -59,6 +122,24 @@ def row_major(x: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(
         x, cuda=lambda x: with_layout_constraint(x, layout), default=lambda x: x
     )
+
+
+class Seen(NamedTuple):
+    """What there is to observe of tokens that are more than those of the network.
+
+    Attributes:
+      part: makes it of them.
+      counted: which tokens are in it, of the shape of all without batch and channels.
+    """
+
+    part: Callable[[jax.Array], jax.Array]
+    counted: np.ndarray
+
+
+def first_tokens(length: int, shape: tuple[int, ...]) -> Seen:
+    """So many of (b, ..., n, c)."""
+    counted = np.broadcast_to(np.arange(shape[-2]) < length, shape[1:-1])
+    return Seen(lambda x: x[..., :length, :], counted)
 
 
 class LayerNorm(nn.Module):
@@ -76,19 +157,36 @@ class LayerNorm(nn.Module):
     def observe(self, x: jax.Array) -> jax.Array:
         return x
 
-    @nn.compact
-    def __call__(self, x: jax.Array, seen: Seen | None = None) -> jax.Array:
-        """Maps (..., c) to the same shape.
+    def output(self, y: jax.Array) -> jax.Array:
+        return y
 
-        `seen` makes of it what there is to observe, where it has more tokens than the
-        network that it stands for.
+    def moments(self, known: KnownMoments) -> KnownMoments:
+        return known
+
+    def __call__(self, x: jax.Array, seen: Seen | None = None) -> jax.Array:
+        """Maps (b, ..., c) to the same shape; see `beside`."""
+        return self.beside(x, seen)[1]
+
+    @nn.compact
+    def beside(
+        self, x: jax.Array, seen: Seen | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """(b, ..., c) as it is, and normalised.
+
+        What is added to a function of the norm is best the first of these: its gradient
+        is then a part of the norm's.
         """
         x = row_major(x)
-        self.observe(seen(x) if seen else x)
-        shape = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones_init(), shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), shape)
-        return layer_norm(x, scale, bias, self.epsilon)
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
+        if jax.default_backend() == "gpu":
+            counted = seen and seen.counted
+            x, y, mean = observed_layer_norm(x, scale, bias, self.epsilon, counted)
+            self.moments((jnp.zeros_like(mean[0]), mean))
+        else:
+            y = layer_norm(x, scale, bias, self.epsilon)
+        self.observe(seen.part(x) if seen else x)
+        return x, self.output(y)
 
 
 @jax.custom_vjp
@@ -315,11 +413,6 @@ class DepthwiseConv(nn.Module):
             zeros = nn.initializers.zeros_init()
             y += self.param("bias", zeros, (x.shape[-1],)).astype(dtype)
         return y
-
-
-def max_pool(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.Array:
-    """Max pooling of (b, t, h, w, c) with the same padding on both sides."""
-    return nn.max_pool(x, window, stride, [(p, p) for p in padding])
 
 
 def sliding_average(x: jax.Array, window: Sequence[int], model: str) -> jax.Array:

@@ -28,9 +28,10 @@ from leaps_jax.models.layers import (
     Conv,
     DepthwiseConv,
     Size3,
-    max_pool,
     sliding_average,
+    unchanged,
 )
+from leaps_jax.models.pooling import max_pool
 
 Middle = Literal["space", "time-space", "channel-wise"]
 
@@ -48,8 +49,8 @@ class Stem(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         kernel = (self.kernel_time, 7, 7)
         x = Conv(self.features, kernel, (1, 2, 2), dtype=self.dtype, name="conv")(x)
-        x = BatchNorm(not train, epsilon=self.norm_epsilon, name="norm")(x)
-        x = nn.relu(x)
+        norm = BatchNorm(not train, epsilon=self.norm_epsilon, name="norm")
+        x = norm(x, then=nn.relu)
         return max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1)) if self.pool else x
 
 
@@ -68,8 +69,8 @@ class TimeThenSpace(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         n, dtype, (t, h, w) = self.features, self.dtype, self.stride
         x = Conv(n, (3, 1, 1), (t, 1, 1), dtype=dtype, name="conv_time")(x)
-        x = BatchNorm(not train, epsilon=self.norm_epsilon, name="norm")(x)
-        x = nn.relu(x)
+        norm = BatchNorm(not train, epsilon=self.norm_epsilon, name="norm")
+        x = norm(x, then=nn.relu)
         return Conv(n, (1, 3, 3), (1, h, w), dtype=dtype, name="conv_space")(x)
 
 
@@ -92,9 +93,9 @@ class Bottleneck(nn.Module):
             shortcut = Conv(
                 outer, (1, 1, 1), stride, dtype=dtype, name="shortcut_conv"
             )(x)
-            shortcut = norm(name="shortcut_norm")(shortcut)
+            shortcut = norm(name="shortcut_norm")(shortcut, then=unchanged)
         x = Conv(inner, (self.kernel_time, 1, 1), dtype=dtype, name="conv_a")(x)
-        x = nn.relu(norm(name="norm_a")(x))
+        x = norm(name="norm_a")(x, then=nn.relu)
         match self.middle:
             case "space":
                 x = Conv(inner, (1, 3, 3), stride, dtype=dtype, name="conv_b")(x)
@@ -107,11 +108,11 @@ class Bottleneck(nn.Module):
             case other:
                 known = ", ".join(get_args(Middle))
                 raise ValueError(f"middle={other!r}: must be one of {known}")
-        x = nn.relu(norm(name="norm_b")(x))
+        x = norm(name="norm_b")(x, then=nn.relu)
         x = Conv(outer, (1, 1, 1), dtype=dtype, name="conv_c")(x)
         # a scale of zero makes the block the identity when training starts
-        x = norm(scale_init=nn.initializers.zeros_init(), name="norm_c")(x)
-        return nn.relu(x + shortcut)
+        last = norm(scale_init=nn.initializers.zeros_init(), name="norm_c")
+        return last(x, then=nn.relu, added=shortcut)
 
 
 class Stage(nn.Module):

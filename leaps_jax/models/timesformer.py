@@ -28,7 +28,8 @@ from leaps_jax.models.layers import (
     ConvStem,
     LayerNorm,
     Mlp,
-    QueriesKeysValues,
+    Seen,
+    first_tokens,
     patch_embedding,
     truncated_normal,
     xavier_uniform,
@@ -58,9 +59,12 @@ class TemporalAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, Matrix]:
         """Maps (b, t, n, c) to the same shape."""
-        q, k, v = QueriesKeysValues(self.heads, self.dtype, name="qkv")(x, x)
-        x = attend_over_time(q, k, v).reshape(x.shape)
-        return x, Dense(name="proj")(x.shape[-1])
+        c = x.shape[-1]
+        qkv = nn.Dense(3 * c, dtype=self.dtype, kernel_init=xavier_uniform, name="qkv")(
+            x
+        )
+        qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, -1)
+        return attend_over_time(qkv).reshape(x.shape), Dense(name="proj")(c)
 
 
 def in_turn(
@@ -105,30 +109,42 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (b, t, 1 + places + any, c) to the same shape."""
         c, length = x.shape[-1], 1 + self.places
-        of_class = np.arange(x.shape[2])[:, None] == 0
-        y = LayerNorm(time_axis=1, name="temporal_norm")(x, lambda x: x[:, :, 1:length])
+        _, token = np.indices(x.shape[1:3])
+        of_class = token[:, :, None] == 0
+        patches = Seen(lambda x: x[:, :, 1:length], (token > 0) & (token < length))
+        norm = LayerNorm(time_axis=1, name="temporal_norm")
+        x, y = norm.beside(x, patches)
         attention = TemporalAttention(self.heads, self.dtype, name="temporal_attention")
         y, proj = attention(y)
         y = in_turn(y, proj, Dense(name="temporal_dense")(c), self.dtype)
         x = x + jnp.where(of_class, 0, y)  # it is outside of time
 
-        y = LayerNorm(time_axis=1, name="norm")(x, lambda x: x[:, :, :length])
+        norm = LayerNorm(time_axis=1, name="norm")
+        x, y = norm.beside(x, first_tokens(length, x.shape))
         y = Attention(self.heads, self.dtype, name="attention")(y, length=length)
         # every frame has told its own copy of the class token something else
         mean = y[:, :, :1].mean(1, keepdims=True, dtype=jnp.float32).astype(y.dtype)
-        x = x + jnp.where(of_class, mean, y)
+        mean = jnp.broadcast_to(mean, (*x.shape[:2], 1, c))
+        # filled up, since its gradient is then a slice and no sum over all tokens
+        mean = jnp.pad(mean, [(0, 0), (0, 0), (0, x.shape[2] - 1), (0, 0)])
+        x = x + jnp.where(of_class, 0, y) + mean
 
-        y = LayerNorm(name="mlp_norm")(x, lambda x: sequence(x, self.places))
+        x, y = LayerNorm(name="mlp_norm").beside(x, sequence(self.places, x.shape))
         return x + Mlp(self.hidden, dtype=self.dtype, name="mlp")(y)
 
 
-def sequence(x: jax.Array, places: int) -> jax.Array:
-    """A class token and all patches, (b, 1 + t places, c)."""
-    patches = x[:, :, 1 : 1 + places]
-    patches = patches.reshape(x.shape[0], -1, x.shape[-1])
-    # XLA for GPUs would make a copy of a concatenation before it takes its mean
-    of_class = jnp.pad(x[:, 0, :1], [(0, 0), (0, patches.shape[1]), (0, 0)])
-    return of_class + jnp.pad(patches, [(0, 0), (1, 0), (0, 0)])
+def sequence(places: int, shape: tuple[int, ...]) -> Seen:
+    """A class token and all patches, (b, 1 + t places, c), of tokens (b, t, n, c)."""
+
+    def part(x: jax.Array) -> jax.Array:
+        patches = x[:, :, 1 : 1 + places]
+        patches = patches.reshape(x.shape[0], -1, x.shape[-1])
+        # XLA for GPUs would make a copy of a concatenation before it takes its mean
+        of_class = jnp.pad(x[:, 0, :1], [(0, 0), (0, patches.shape[1]), (0, 0)])
+        return of_class + jnp.pad(patches, [(0, 0), (1, 0), (0, 0)])
+
+    time, token = np.indices(shape[1:3])
+    return Seen(part, (token <= places) & ((token > 0) | (time == 0)))
 
 
 class TimeSformer(nn.Module):
@@ -204,7 +220,7 @@ class TimeSformer(nn.Module):
         block = nn.remat(Block) if self.remat else Block
         for i in range(self.depth):
             x = block(places, self.heads, 4 * c, self.dtype, name=f"block{i}")(x)
-        x = LayerNorm(name="norm")(x, lambda x: sequence(x, places))
+        x = LayerNorm(name="norm")(x, sequence(places, x.shape))
         x = x[:, 0, 0].astype(jnp.float32)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(

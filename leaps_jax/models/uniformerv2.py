@@ -31,6 +31,7 @@ from leaps_jax.models.layers import (
     Attention,
     DepthwiseConv,
     LayerNorm,
+    first_tokens,
     patch_embedding,
     truncated_normal,
     xavier_uniform,
@@ -63,9 +64,10 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens (b, t, length + any, c) to the same shape."""
         n = self.length
-        y = Norm(time_axis=1, name="norm")(x, lambda x: x[:, :, :n])
+        seen = first_tokens(n, x.shape)
+        x, y = Norm(time_axis=1, name="norm").beside(x, seen)
         x = x + Attention(self.heads, self.dtype, name="attention")(y, length=n)
-        y = Norm(time_axis=1, name="mlp_norm")(x, lambda x: x[:, :, :n])
+        x, y = Norm(time_axis=1, name="mlp_norm").beside(x, seen)
         return x + Mlp(self.dtype, name="mlp")(y)
 
 

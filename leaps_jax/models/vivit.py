@@ -28,6 +28,7 @@ from leaps_jax.models.layers import (
     Mlp,
     Size3,
     apart,
+    first_tokens,
     patch_embedding,
     truncated_normal,
     xavier_uniform,
@@ -70,14 +71,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        def norm(name: str, x: jax.Array) -> jax.Array:
-            return LayerNorm(time_axis=1, time_steps=self.steps, name=name)(
-                x, lambda x: x[..., : self.length, :]
-            )
+        def norm(name: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            norm = LayerNorm(time_axis=1, time_steps=self.steps, name=name)
+            return norm.beside(x, first_tokens(self.length, x.shape))
 
-        y = norm("norm", x)
+        x, y = norm("norm", x)
         x = x + Attention(self.heads, self.dtype, name="attention")(y, self.length)
-        y = norm("mlp_norm", x)
+        x, y = norm("mlp_norm", x)
         return x + Mlp(self.hidden, tanh_gelu=True, dtype=self.dtype, name="mlp")(y)
 
 
@@ -126,9 +126,8 @@ class Encoder(nn.Module):
         for i in range(self.depth):
             sizes = (length, self.heads, self.hidden, steps, self.dtype)
             x = block(*sizes, name=f"block{i}")(x)
-        return LayerNorm(time_axis=1, time_steps=steps, name="norm")(
-            x, lambda x: x[..., :length, :]
-        )[..., 0, :]
+        norm = LayerNorm(time_axis=1, time_steps=steps, name="norm")
+        return norm(x, first_tokens(length, x.shape))[..., 0, :]
 
 
 class ViViT(nn.Module):

@@ -15,7 +15,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from leaps_jax.models.layers import BatchNorm, Conv, DepthwiseConv, sliding_average
+from leaps_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    DepthwiseConv,
+    sliding_average,
+    unchanged,
+)
 
 
 class Stem(nn.Module):
@@ -29,17 +35,16 @@ class Stem(nn.Module):
         n, dtype = self.features, self.dtype
         x = Conv(n, (1, 3, 3), (1, 2, 2), dtype=dtype, name="conv_space")(x)
         x = DepthwiseConv((5, 1, 1), dtype=dtype, name="conv_time")(x)
-        return nn.relu(BatchNorm(not train, name="norm")(x))
+        return BatchNorm(not train, name="norm")(x, then=nn.relu)
 
 
 class SqueezeExcite(nn.Module):
-    """Gates every channel by the clip's mean of all channels, in float32."""
+    """Gates every channel by the clip's mean (b, c) of all channels, in float32."""
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mean: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        y = jnp.mean(x, axis=(1, 2, 3), dtype=jnp.float32)  # b c
-        y = nn.relu(nn.Dense(squeezed(channels), name="squeeze")(y))
+        y = nn.relu(nn.Dense(squeezed(channels), name="squeeze")(mean))
         gate = nn.sigmoid(nn.Dense(channels, name="excite")(y))
         return x * gate[:, None, None, None, :].astype(x.dtype)
 
@@ -75,19 +80,21 @@ class Block(nn.Module):
         if widens or self.stride != 1:
             shortcut = Conv(n, (1, 1, 1), stride, dtype=dtype, name="shortcut_conv")(x)
             if widens or self.shortcut_norm_on_stride:
-                shortcut = BatchNorm(not train, name="shortcut_norm")(shortcut)
+                norm_of = BatchNorm(not train, name="shortcut_norm")
+                shortcut = norm_of(shortcut, then=unchanged)
         x = Conv(inner, (1, 1, 1), dtype=dtype, name="conv_a")(x)
-        x = nn.relu(norm(name="norm_a")(x))
+        x = norm(name="norm_a")(x, then=nn.relu)
         x = DepthwiseConv((3, 3, 3), stride, dtype, name="conv_b")(x)
-        x = norm(name="norm_b")(x)
         if self.gated:
-            x = SqueezeExcite(name="gate")(x)
-        x = nn.swish(x)
+            x, mean = norm(name="norm_b").with_mean(x)
+            x = nn.swish(SqueezeExcite(name="gate")(x, mean))
+        else:
+            x = norm(name="norm_b")(x, then=nn.swish)
         x = Conv(n, (1, 1, 1), dtype=dtype, name="conv_c")(x)
         # a scale of zero makes the block the identity when training starts
         zeros = nn.initializers.zeros_init()
-        x = BatchNorm(not train, scale_init=zeros, name="norm_c")(x)
-        return nn.relu(x + shortcut)
+        last = BatchNorm(not train, scale_init=zeros, name="norm_c")
+        return last(x, then=nn.relu, added=shortcut)
 
 
 class Stage(nn.Module):
@@ -149,7 +156,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = Conv(self.features, (1, 1, 1), dtype=self.dtype, name="conv")(x)
-        x = nn.relu(BatchNorm(not train, name="norm")(x))
+        x = BatchNorm(not train, name="norm")(x, then=nn.relu)
         x = sliding_average(x, self.window, "X3D")  # b t' h' w' c in float32
         return nn.relu(nn.Dense(self.outer, use_bias=False, name="expand")(x))
 
