@@ -4,9 +4,9 @@
     python tests/speed.py x3d_xs:1:16:80 --verifier vivit_small --device cpu --steps 5
 
 Each argument is MODEL:BATCH or MODEL:BATCH:FRAMES:SIZE; the verifier is X3D-XS at
-4 x 182 x 182, or `vivit_small` as in the demo, whose step the second line is. Every
-measurement is a process of its own. Prints a line of JSON each, and at the end a table
-of the fastest mode of PyTorch against `leaps-jax bench`.
+4 x 182 x 182, or `vivit_small` as in the demo, whose step the second line is. A model
+is a process here and then one in PyTorch. Prints a line of JSON for each measurement,
+and at the end a table of the fastest mode of PyTorch against `leaps-jax bench`.
 """
 
 import argparse
@@ -25,14 +25,14 @@ VERIFIERS = {
 MODES = {"cuda": ("eager", "tuned", "compile"), "cpu": ("eager", "compile")}
 
 
-def run(*words: str) -> dict | None:
-    """The JSON that a command prints last; None if it fails."""
+def run(*words: str) -> list[dict]:
+    """The lines of JSON that a command prints, up to where it fails."""
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     if done.returncode:
         print(" ".join(words), "failed:", done.stderr.strip().splitlines()[-1:])
-        return None
-    print(line := done.stdout.splitlines()[-1], flush=True)
-    return json.loads(line)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    print(*lines, sep="\n", flush=True)
+    return [json.loads(line) for line in lines]
 
 
 def main() -> None:
@@ -57,11 +57,10 @@ def main() -> None:
         ours = run("-m", "leaps_jax", "bench", "--model", name, *same, *verifier)
         modes = options.modes or MODES[options.device]
         same += ("--verifier", options.verifier, "--device", options.device)
-        theirs = [run(peer, name, mode, *same) for mode in modes]
-        known = [report for report in theirs if report]
-        if ours and known:
-            best = min(known, key=lambda report: report["ms_per_step"])
-            a, b = best["ms_per_step"], ours["ms_per_step"]
+        theirs = run(peer, name, *modes, *same)
+        if ours and theirs:
+            best = min(theirs, key=lambda report: report["ms_per_step"])
+            a, b = best["ms_per_step"], ours[0]["ms_per_step"]
             clip = f"{frames}x{size}"
             cells = (name, batch, clip, best["mode"], f"{a:.1f}", f"{b:.1f}")
             rows.append(f"| {' | '.join(cells)} | {a / b:.1f} |")

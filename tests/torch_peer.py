@@ -1,6 +1,6 @@
 """The same update step in PyTorch, timed: what `leaps-jax bench` is compared with.
 
-    python tests/torch_peer.py slow_r50 compile --batch 8
+    python tests/torch_peer.py slow_r50 eager tuned compile --batch 8
     python tests/torch_peer.py x3d_xs eager --batch 1 --frames 16 --size 80 --device cpu
 
 `eager` is how a user of hooks and autocast runs it (float16 on a GPU), `tuned` takes
@@ -12,6 +12,7 @@ clipping. Needs torch, torchvision, transformers and pytorchvideo with what it i
 """
 
 import argparse
+import gc
 import json
 import statistics
 import time
@@ -247,7 +248,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the step of LEAPS in PyTorch.")
     parser.add_argument("model", choices=INPUTS)
-    parser.add_argument("mode", choices=["eager", "tuned", "compile"])
+    parser.add_argument("modes", nargs="+", choices=["eager", "tuned", "compile"])
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--frames", type=int)
     parser.add_argument("--size", type=int)
@@ -258,17 +259,22 @@ def main() -> None:
     )
     options = parser.parse_args()
     frames, size = INPUTS[options.model]
-    report = measure(
-        options.model,
-        options.mode,
-        options.batch,
-        options.frames or frames,
-        options.size or size,
-        options.verifier,
-        options.device,
-        options.steps,
-    )
-    print(json.dumps(report))
+    for mode in options.modes:
+        report = measure(
+            options.model,
+            mode,
+            options.batch,
+            options.frames or frames,
+            options.size or size,
+            options.verifier,
+            options.device,
+            options.steps,
+        )
+        print(json.dumps(report), flush=True)
+        if options.device == "cuda":  # nothing is left of one mode for the next
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
 
 
 if __name__ == "__main__":
