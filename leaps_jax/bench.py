@@ -56,21 +56,8 @@ def measure(
       kernels of one step and one look read and write. Shares are of what `ceilings`
       measures on this device.
     """
-    devices = jax.devices()
-    spec = model.spec
-    random = np.random.default_rng(seed)
-    shape = (batch, spec.frames, spec.size, spec.size, 3)
-    problem = synthesis.prepare(
-        model,
-        random.random(shape, np.float32),
-        random.integers(spec.num_classes, size=batch).tolist(),
-        verifier,
-        Config(steps=10**6, steps_per_call=steps),
-    )
-    engine = synthesis.Engine(
-        model, problem.verifier, problem.objective, problem.config, devices
-    )
-    state, data = engine.place(problem, problem.init_state())
+    devices, spec = jax.devices(), model.spec
+    engine, state, data = place(model, verifier, batch, steps, seed)
     compiled, cold, warm = _compile(
         lambda: engine.make_steps(steps), state, data, engine.frozen
     )
@@ -112,6 +99,25 @@ def measure(
             name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")
         },
     }
+
+
+def place(
+    model: Model, verifier: Model | None, batch: int, steps: int, seed: int = 0
+) -> tuple[synthesis.Engine, synthesis.State, synthesis.Batch]:
+    """The synthesis that is timed, on all devices; see `measure` for the arguments."""
+    spec, random = model.spec, np.random.default_rng(seed)
+    shape = (batch, spec.frames, spec.size, spec.size, 3)
+    problem = synthesis.prepare(
+        model,
+        random.random(shape, np.float32),
+        random.integers(spec.num_classes, size=batch).tolist(),
+        verifier,
+        Config(steps=10**6, steps_per_call=steps),
+    )
+    engine = synthesis.Engine(
+        model, problem.verifier, problem.objective, problem.config
+    )
+    return engine, *engine.place(problem, problem.init_state())
 
 
 def ceilings(device: jax.Device) -> tuple[float, float]:

@@ -384,3 +384,30 @@ def test_without_a_cache_names_are_found_each_time(cache, monkeypatch):
     for _ in range(2):
         assert programs.remembered("", (), lambda: found.append(0) or len(found))
     assert len(found) == 2
+
+
+def test_a_step_of_a_gpu_is_one_graph_unless_flags_say_otherwise(monkeypatch):
+    names = {"xla_gpu_enable_command_buffer", "xla_gpu_command_buffer_scheduling_mode"}
+
+    class Function:
+        def lower(self, *arguments):
+            # XLA knows these options, and takes them on any machine
+            lowered = jax.jit(jnp.sin).lower(*arguments)
+            given = lowered.compile
+
+            def compile_with(compiler_options):
+                self.options = compiler_options
+                return given(compiler_options=compiler_options)
+
+            lowered.compile = compile_with
+            return lowered
+
+    function = Function()
+    programs.compile_for(function, 1.0)
+    assert function.options == {}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert programs.compile_for(function, 1.0)(1.0) == pytest.approx(np.sin(1.0))
+    assert function.options.keys() == names
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_command_buffer_scheduling_mode=LHS")
+    programs.compile_for(function, 1.0)
+    assert function.options.keys() == {"xla_gpu_enable_command_buffer"}
