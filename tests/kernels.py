@@ -23,7 +23,7 @@ import jax
 STEPS = 20
 # the first that is a part of a kernel's name
 KINDS = {
-    "matrix products and convolutions": ("nvjet", "gemm", "xmma", "cutlass::", "dgrad"),
+    "matrix products and convolutions": ("nvjet", "gemm", "xmma", "cutlass", "dgrad"),
     "attention": ("cudnn", "over_time"),
     "norms": ("batch_norm", "layer_norm"),
     "depthwise": ("depthwise", "correlate"),

@@ -6,9 +6,9 @@
 Each argument is MODEL:BATCH. `leaps-jax bench` times the step of that batch on one
 device, and of as many such batches on all of them: each device has the same work. Then
 `leaps-jax synthesize` makes a video a device, on one device, on all, and in as many
-processes of one device each, and how far pixels differ is printed. Every measurement is
-a process of its own. On a CPU, whose devices share the cores, only the videos tell
-anything.
+processes of one device each, all at once, and how far pixels differ is printed. Every
+measurement of time is a process of its own, alone. On a CPU, whose devices share the
+cores, only the videos tell anything.
 """
 
 import argparse
@@ -36,6 +36,7 @@ def environment(device: str, numbers: range) -> dict[str, str]:
     if device == "cpu":
         flag = f"--xla_force_host_platform_device_count={len(numbers)}"
         return known | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag}
+    known["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # not all of a GPU for one
     return known | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, numbers))}
 
 
@@ -76,16 +77,12 @@ def compare_videos(device: str, count: int) -> list[str]:
         def words_for(out: str) -> list[str]:
             return [*words, str(Path(folder, out))]
 
-        finish(start(words_for("one"), environment(device, range(1))))
-        finish(start(words_for("all"), environment(device, range(count))))
-        processes = [
-            start(
-                [*words_for("processes"), *meeting, str(i)],
-                environment(device, range(i, i + 1)),
-            )
+        runs = [(words_for("one"), range(1)), (words_for("all"), range(count))]
+        runs += [
+            ([*words_for("processes"), *meeting, str(i)], range(i, i + 1))
             for i in range(count)
         ]
-        finish(*processes)
+        finish(*(start(of, environment(device, numbers)) for of, numbers in runs))
         for out in ("all", "processes"):
             off = np.abs(videos(out) - videos("one"))
             lines.append(

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 
 MODELS = {path.stem for path in (PACKAGE / "models").glob("*.py")}
 MODELS -= {"__init__", "layers", "multiscale"}  # shared, as are those of a machine:
-MACHINES = {"activation", "attention", "convolutions", "depthwise", "normalization"}
-MACHINES |= {"pooling"}
+MACHINES = {"activation", "attention", "convolutions", "depthwise"}
+MACHINES |= {"normalization", "pooling"}
 MODELS -= MACHINES
 NAMINGS = {path.stem for path in (PACKAGE / "conversion/families").glob("*.py")}
 NAMINGS -= {"__init__", "resnet"}

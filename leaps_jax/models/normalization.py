@@ -70,7 +70,7 @@ def observed_layer_norm(
     n = math.prod(x.shape[1:-1])
     counted = np.ones(n) if counted is None else counted.reshape(n)
     share = jnp.asarray(counted / counted.sum(), jnp.float32)
-    return _observed_layer_norm(x, scale, bias, share, epsilon)
+    return _layer_norm_of_shape(x, scale, bias, share, epsilon)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -100,10 +100,16 @@ def _plain_layer_norm(x, scale, bias, share, epsilon):
 
 def _observed_layer_norm_forward(x, scale, bias, share, epsilon):
     of = x.value, scale.value, bias.value, share.value
-    return _observed_layer_norm(*of, epsilon), of
+    return _observed_layer_norm(*of, epsilon), (of, _trained(scale, bias))
+
+
+def _trained(*weights):
+    """Something if there are gradients of them, else nothing: not so in a synthesis."""
+    return () if any(weight.perturbed for weight in weights) else None
 
 
 def _observed_layer_norm_backward(epsilon, saved, gradients):
+    saved, trained = saved
     beside, of_y, of_mean = (
         [] if isinstance(gradient, SymbolicZero) else [gradient]
         for gradient in gradients
@@ -143,7 +149,8 @@ def _observed_layer_norm_backward(epsilon, saved, gradients):
     of_x = jax.lax.platform_dependent(
         saved, beside, of_y, of_mean, cuda=by_kernel, default=plain
     )
-    # dead code where weights are constants, as in a synthesis
+    if trained is None:
+        return of_x, None, None, None
     x, scale, bias, _ = saved
     _, transpose = jax.vjp(lambda *of: layer_norm(x, *of, epsilon), scale, bias)
     return of_x, *transpose(*of_y), None
@@ -152,6 +159,8 @@ def _observed_layer_norm_backward(epsilon, saved, gradients):
 _observed_layer_norm.defvjp(
     _observed_layer_norm_forward, _observed_layer_norm_backward, symbolic_zeros=True
 )
+# jit, so that layers of one shape are traced once
+_layer_norm_of_shape = jax.jit(_observed_layer_norm, static_argnums=4)
 
 
 def observed_batch_norm(
@@ -176,7 +185,7 @@ def observed_batch_norm(
       `then(x * factor + offset + added)`, and the means over positions of `x - centre`
       and of its square, (b, c) in float32.
     """
-    return _observed_batch_norm(x, factor, offset, centre, added, then)
+    return _batch_norm_of_shape(x, factor, offset, centre, added, then)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -221,13 +230,12 @@ def _scaled(x, factor, offset, added):
 def _observed_batch_norm_forward(x, factor, offset, centre, added, then):
     of = x.value, factor.value, offset.value, centre.value, added and added.value
     y, *moments = _observed_batch_norm(*of, then)
-    return (y, *moments), (*of, y)
+    return (y, *moments), (*of, y, _trained(factor, offset, centre))
 
 
 def _observed_batch_norm_backward(then, saved, gradients):
     """Elementwise, so that XLA makes it one with what is before and after it."""
-    *of, y = saved
-    x, factor, offset, centre, added = of
+    x, factor, offset, centre, added, y, trained = saved
     of_y, of_mean, of_square = (
         None if isinstance(gradient, SymbolicZero) else gradient
         for gradient in gradients
@@ -250,7 +258,10 @@ def _observed_batch_norm_backward(then, saved, gradients):
         of_x += everywhere(of_mean)
     if of_square is not None:
         of_x += everywhere(2 * of_square) * (x.astype(jnp.float32) - centre)
-    # dead code where weights are constants, as in a synthesis
+    of_x = of_x.astype(x.dtype)
+    of_added = None if added is None else gradient.astype(added.dtype)
+    if trained is None:
+        return of_x, None, None, None, of_added
     outputs, transpose = jax.vjp(
         lambda *of: _plain_batch_norm(x, *of, added, then), factor, offset, centre
     )
@@ -258,13 +269,13 @@ def _observed_batch_norm_backward(then, saved, gradients):
     of_weights = transpose(
         tuple(jnp.zeros_like(y) if g is None else g for g, y in found)
     )
-    of_added = None if added is None else gradient.astype(added.dtype)
-    return of_x.astype(x.dtype), *of_weights, of_added
+    return of_x, *of_weights, of_added
 
 
 _observed_batch_norm.defvjp(
     _observed_batch_norm_forward, _observed_batch_norm_backward, symbolic_zeros=True
 )
+_batch_norm_of_shape = jax.jit(_observed_batch_norm, static_argnums=5)
 
 _ELEMENTS = 1024  # of one warp at a time
 _FEW = 8  # turns, one after the other
