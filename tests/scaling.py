@@ -1,14 +1,14 @@
 """Many devices against one: the time of a step, and the videos.
 
-    python tests/scaling.py slow_r50:8 x3d_xs:32
+    python tests/scaling.py slow_r50:8 x3d_xs:32:182
     python tests/scaling.py x3d_xs_small:1 --device cpu --steps 2
 
-Each argument is MODEL:BATCH. `leaps-jax bench` times the step of that batch on one
-device, and of as many such batches on all of them: each device has the same work. Then
-`leaps-jax synthesize` makes a video a device, on one device, on all, and in as many
-processes of one device each, all at once, and how far pixels differ is printed. Every
-measurement of time is a process of its own, alone. On a CPU, whose devices share the
-cores, only the videos tell anything.
+Each argument is MODEL:BATCH[:SIZE]. `leaps-jax bench` times the step of that batch on
+one device, and of as many such batches on all of them: each device has the same work.
+Then `leaps-jax synthesize` makes a video a device, on one device, on all, and in as
+many processes of one device each, all at once, and how far pixels differ is printed.
+Every measurement of time is a process of its own, alone. On a CPU, whose devices share
+the cores, only the videos tell anything.
 """
 
 import argparse
@@ -52,8 +52,11 @@ def finish(*processes: subprocess.Popen) -> str:
     return printed[0].splitlines()[-1]
 
 
-def time_step(name: str, batch: int, device: str, count: int, steps: str) -> dict:
+def time_step(
+    name: str, size: list[str], batch: int, device: str, count: int, steps: str
+) -> dict:
     words = ["bench", "--model", name, "--batch", str(batch), "--steps", steps]
+    words += ["--size", *size] if size else []
     words += ["--verifier", "x3d_xs", "--verifier-size", "182", "--json"]
     where = environment(device, range(count))
     where.pop("JAX_DEFAULT_MATMUL_PRECISION")
@@ -94,7 +97,7 @@ def compare_videos(device: str, count: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", metavar="MODEL:BATCH")
+    parser.add_argument("models", nargs="*", metavar="MODEL:BATCH[:SIZE]")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--devices", type=int, default=2, metavar="N")
     parser.add_argument("--steps", default="20", help="of one call of bench")
@@ -102,9 +105,9 @@ def main() -> None:
     count = options.devices
     rows = [f"| model | batch | ms on 1 | ms on {count} | speedup |", "|---" * 5 + "|"]
     for text in options.models:
-        name, batch = text.split(":")
+        name, batch, *size = text.split(":")
         one, many = (
-            time_step(name, int(batch) * n, options.device, n, options.steps)
+            time_step(name, size, int(batch) * n, options.device, n, options.steps)
             for n in (1, count)
         )
         assert many["devices"] == count
