@@ -1,6 +1,7 @@
 """Every form of a convolution is the one that defines it."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -121,3 +122,18 @@ def test_sums_of_a_depthwise_convolution_are_in_float32():
     want, have = exact.apply(variables, x), half.apply(variables, x)
     assert have.dtype == jnp.bfloat16
     np.testing.assert_allclose(have.astype(np.float32), want, rtol=0.05, atol=0.05)
+
+
+def test_kernels_of_a_gpu_have_outputs_first_and_so_have_those_of_gradients():
+    """Else XLA puts them into that order in every step of a loop."""
+
+    def loss(x, kernel):
+        y = convolutions._in_order_of_cudnn(x, kernel, (1, 1), (1, 1))
+        return jnp.square(y).sum()
+
+    x, kernel = jnp.zeros((2, 6, 6, 8)), jnp.zeros((3, 3, 8, 16))
+    traced = str(jax.make_jaxpr(jax.grad(loss))(x, kernel))
+    pattern = r"(?s)(\w+):\S+ = conv_general_dilated.*?rhs_spec=\((.*?)\)"
+    found = re.findall(pattern, traced)
+    # outputs, inputs, height and width; nothing is made of what has no name
+    assert [order for name, order in found if name != "_"] == ["0, 3, 1, 2"] * 2

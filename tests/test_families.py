@@ -1,5 +1,6 @@
 """Every family under LEAPS, at the smallest clips that it takes."""
 
+import dataclasses
 import functools
 import json
 
@@ -10,7 +11,7 @@ import numpy as np
 import parity
 import pytest
 
-from leaps_jax import Config, Model, cli, loading, runs, synthesize, zoo
+from leaps_jax import Config, Model, cli, loading, runs, synthesize, taps, zoo
 from leaps_jax.models import depthwise
 
 ONE_EACH = {"depths": (1, 1, 1, 1)}
@@ -106,6 +107,28 @@ def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, name):
     there = checks.observe(*network)
     assert there.jaxpr != plain.jaxpr
     checks.assert_same(there, plain, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["x3d_xs", "slow_r50", "timesformer"])
+def test_norms_of_a_gpu_know_the_moments_of_their_taps(on_a_gpu, monkeypatch, name):
+    monkeypatch.setattr(depthwise, "fused", depthwise.shifted_products)
+    network = smallest(name)
+
+    @jax.jit
+    def moments(variables, videos):
+        _, found = taps.apply(network.module, variables, videos, taps.norm_inputs)
+        assert all(tap.known for tap in found.values())
+        told = list(found.values())
+        seen = [dataclasses.replace(tap, known=()) for tap in told]
+        about = [jnp.full(tap.value.shape[-1], 0.1) for tap in told]
+        return [
+            [(tap.mean(), *tap.moments(at)) for tap, at in zip(of, about, strict=True)]
+            for of in (told, seen)
+        ]
+
+    told, seen = moments(network.variables, clips(name))
+    for a, b in zip(jax.tree.leaves(told), jax.tree.leaves(seen), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)

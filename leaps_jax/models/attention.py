@@ -65,8 +65,7 @@ def attend_over_time(qkv: jax.Array) -> jax.Array:
         return attend(q, k, v).swapaxes(-4, -3)
 
     t, d = qkv.shape[-5], qkv.shape[-1]
-    # products of few float32 numbers in full precision take minutes to compile
-    if t > _FEW or d < 16 or d != pl.next_power_of_2(d) or qkv.dtype not in _HALF:
+    if t > _FEW or d < 16 or d != pl.next_power_of_2(d):
         return by_place(qkv)
     form = _attend_over_time_in_one_kernel
     return jax.lax.platform_dependent(qkv, cuda=form, default=by_place)
@@ -115,7 +114,9 @@ def look_up(values: jax.Array, properties: jax.Array | np.ndarray) -> jax.Array:
 
 
 _FEW = 16  # times of one place
-_TOKENS = 32  # of one program: those of 4 places at 8 times
+# Of one program: those of 4 places at 8 times. With 128 its gradient in full float32
+# takes Triton minutes to compile.
+_TOKENS = 32
 _WARPS = 1
 
 
