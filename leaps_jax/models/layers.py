@@ -174,7 +174,8 @@ class LayerNorm(nn.Module):
         """(b, ..., c) as it is, and normalised.
 
         What is added to a function of the norm is best the first of these: its gradient
-        is then a part of the norm's.
+        is then a part of the norm's. `seen` tells what there is to observe, where it
+        has more tokens than the network that it stands for.
         """
         x = row_major(x)
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])

@@ -1,10 +1,10 @@
 """Norms, and what is observed of their inputs, in the form each machine runs fast.
 
-`layer_norm` is the definition, and what CPUs and TPUs run; means and moments are there
-taken of the observed tensor by who asks for them. XLA for GPUs reads that tensor again
-for each of them, and a batch norm's output a third time for what follows it. So on a
-GPU a norm is one kernel with what follows it and with the sums over positions, and a
-layer norm's gradient another, with all else that reaches its input.
+`layer_norm` is the definition, and what CPUs and TPUs run, as Flax's batch norm; means
+and moments of the observed tensor are there taken by who asks for them. XLA for GPUs
+reads that tensor again for each of them. So on a GPU a norm is one kernel with them and
+with what follows it, and a layer norm's gradient another, with all else that reaches
+its input.
 tests/test_normalization.py holds them, interpreted, against their definitions.
 """
 
