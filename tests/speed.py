@@ -31,7 +31,8 @@ def run(*words: str) -> list[dict]:
     if done.returncode:
         print(" ".join(words), "failed:", done.stderr.strip().splitlines()[-1:])
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    print(*lines, sep="\n", flush=True)
+    for line in lines:
+        print(line, flush=True)
     return [json.loads(line) for line in lines]
 
 
