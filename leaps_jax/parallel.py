@@ -73,6 +73,25 @@ def shard(tree: Any, devices: Sequence[jax.Device], n: int | None = None) -> Any
     return jax.device_put(jax.tree.map(split, tree), sharding)
 
 
+def replicate_like(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Shapes of what `replicate` gives, to compile for without a copy."""
+
+    def shaped(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_local(devices))
+
+    return jax.tree.map(shaped, tree)
+
+
+def shard_like(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Shapes of what `shard` gives of arrays of these shapes, in a process alone."""
+
+    def shaped(x):
+        shape = (*_slots(len(x), devices).shape, *x.shape[1:])
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=_local(devices, AXIS))
+
+    return jax.tree.map(shaped, tree)
+
+
 def padding_weights(n: int, devices: Sequence[jax.Device]) -> jax.Array:
     """(devices, ceil(n / devices)): 1 for a video, 0 for padding."""
     weights = (_slots(n, devices) < n).astype(np.float32)

@@ -503,9 +503,15 @@ class Engine:
         self.devices = list(devices or parallel.all_devices())
         self.programs = programs
         moments = taps.target_moments(verifier) if verifier is not None else {}
-        frozen = Frozen(model.variables, verifier and verifier.variables, dict(moments))
-        self.frozen = parallel.replicate(frozen, self.devices)
+        self._constants = Frozen(
+            model.variables, verifier and verifier.variables, dict(moments)
+        )
         self._compiled: dict[tuple[Any, ...], Callable] = {}
+
+    @functools.cached_property
+    def frozen(self) -> Frozen:
+        """Weights and moments on the devices."""
+        return parallel.replicate(self._constants, self.devices)
 
     def place(self, problem: Problem, state: State) -> tuple[State, Batch]:
         """Primes the model for videos that are under way.
@@ -551,8 +557,11 @@ class Engine:
     def _start(self, stimuli, seed, index, n: int) -> tuple[State, dict[str, Any]]:
         inputs = (stimuli, seed.astype(np.uint32), index.astype(np.int32))
         arguments = self.frozen.model, parallel.shard(inputs, self.devices, n)
+        return self._compile_start(n, *arguments)(*arguments)
+
+    def _compile_start(self, n: int, *arguments: Any) -> Any:
         mapped = parallel.map_videos(self._starting, self.devices)
-        return self._compile(("start", n), lambda: mapped, *arguments)(*arguments)
+        return self._compile(("start", n), lambda: mapped, *arguments)
 
     def _starting(self, variables, stimuli, seed, index):
         spec, primed = self.model.spec, {}
@@ -570,19 +579,43 @@ class Engine:
         update_step = make_update_step(*of, self.config, octave)
         return parallel.map_steps(update_step, make_keep_best(*of), steps, self.devices)
 
-    def compile(self, state: State, batch: Batch) -> None:
-        """Compiles all that `run` will call, and calls nothing."""
-        for _, octave, steps in _calls(self.config, 0):
-            self._step(octave, steps, state, batch)
+    def compile(self, n: int) -> None:
+        """Compiles all that `start` and `run` will call for n videos.
 
-    def _step(self, octave: int, steps: int, state: State, batch: Batch) -> Callable:
+        It asks nothing of the devices, which are all of this process. One of several
+        processes does not do it: `pmap` then takes arrays alone.
+        """
+        if jax.process_count() > 1:
+            return
+        spec, clips = self.model.spec, None
+        if "stimulus" in self.objective.uses or self.config.init == "stimulus":
+            shape = (n, spec.frames, spec.size, spec.size, 3)
+            clips = jax.ShapeDtypeStruct(shape, jnp.float32)
+        each = functools.partial(jax.ShapeDtypeStruct, (n,))
+        seed, index, labels, weight = map(each, ("uint32", "int32", "int32", "float32"))
+        *inputs, labels, weight = parallel.shard_like(
+            [clips, seed, index, labels, weight], self.devices
+        )
+        frozen = parallel.replicate_like(self._constants, self.devices)
+        start = self._compile_start(n, frozen.model, tuple(inputs))
+        state, primed = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+            start.out_info,
+        )
+        batch = Batch(labels, weight, primed)
+        for _, octave, steps in _calls(self.config, 0):
+            self._compile_steps(octave, steps, state, batch, frozen)
+
+    def _compile_steps(
+        self, octave: int, steps: int, state: State, batch: Batch, frozen: Frozen
+    ) -> Callable:
         make = functools.partial(self.make_steps, steps, octave)
         what = ("steps", octave, steps, state.step.shape)
-        return self._compile(what, make, state, batch, self.frozen)
+        return self._compile(what, make, state, batch, frozen)
 
     def _compile(
         self, what: tuple[Any, ...], make: Callable[[], Any], *arguments: Any
-    ) -> Callable:
+    ) -> Any:
         """What `make` gives, compiled for arguments like these, once."""
         if what not in self._compiled:
             function = make()
@@ -610,7 +643,7 @@ class Engine:
         names = list(self.objective.weights)
         held = len(parallel.held(n, self.devices))
         for done, octave, steps in _calls(self.config, step):
-            call = self._step(octave, steps, state, batch)
+            call = self._compile_steps(octave, steps, state, batch, self.frozen)
             state, metrics = call(state, batch, self.frozen)
             metrics = parallel.gather_metrics(metrics, n)
             metrics = {name: metrics[name] for name in (*names, *_BESIDE_TERMS)}

@@ -27,13 +27,18 @@ MODES = {"cuda": ("eager", "tuned", "compile"), "cpu": ("eager", "compile")}
 
 def run(*words: str) -> list[dict]:
     """The lines of JSON that a command prints, up to where it fails."""
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
-    if done.returncode:
-        print(" ".join(words), "failed:", done.stderr.strip().splitlines()[-1:])
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    for line in lines:
-        print(line, flush=True)
-    return [json.loads(line) for line in lines]
+    reports = []
+    with subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=sys.stderr, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                print(line, end="", flush=True)
+                reports.append(json.loads(line))
+    if process.returncode:
+        print(" ".join(words), f"failed with {process.returncode}")
+    return reports
 
 
 def main() -> None:

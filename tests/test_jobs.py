@@ -19,7 +19,16 @@ import numpy as np
 import pytest
 from conftest import make_tiny
 
-from leaps_jax import Config, UserError, jobs, loading, objectives, stimuli, synthesis
+from leaps_jax import (
+    Config,
+    UserError,
+    jobs,
+    loading,
+    objectives,
+    parallel,
+    stimuli,
+    synthesis,
+)
 from leaps_jax.cli import main
 from leaps_jax.jobs import batches, folder, groups, journal, pipeline
 
@@ -728,6 +737,36 @@ def test_devices_do_not_wait(tmp_path, clips):
     record = json.loads(process.stdout.read().splitlines()[-1])
     assert record["batches"] == 8 and record["idle_share"] < 0.05
     assert record["seconds"] > record["idle_seconds"] > 0
+
+
+def test_one_thread_alone_uses_the_devices(tmp_path, models, table, monkeypatch):
+    """While it does, the others read, decode, load, compile and write."""
+    used, compiled, loaded = [], [], []
+
+    def heard(module, name, heard_of):
+        function = getattr(module, name)
+
+        def hearing(*args, **options):
+            heard_of.append(threading.current_thread())
+            return function(*args, **options)
+
+        monkeypatch.setattr(module, name, hearing)
+
+    for name in ("shard", "replicate", "gather", "gather_metrics"):
+        heard(parallel, name, used)
+    heard(synthesis, "compile_for", compiled)
+    load = loading.load_model
+
+    def load_model(*args, **options):
+        loaded.append(jax.config.jax_default_device)
+        return load(*args, **options)
+
+    monkeypatch.setattr(loading, "load_model", load_model)
+    record = jobs.execute(table, tmp_path / "out", SETTINGS, 2)
+    assert record["finished"] == 7 and record["failed"] == 0
+    assert set(used) == {threading.main_thread()}
+    assert {thread.name for thread in compiled} == {"batches"}
+    assert loaded and {device.platform for device in loaded} == {"cpu"}
 
 
 def test_a_slow_disk_or_decoder_shows_as_idle(tmp_path, models, table, monkeypatch):

@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -129,13 +130,14 @@ def made_of(model=None, config=CONFIG, objective=None):
     class Listening:
         def compiled(self, function, arguments, devices, made_of):
             heard.append(described(made_of))
-            return function
+            if made_of[0] == "start":
+                out = jax.eval_shape(function, *arguments)
+                return types.SimpleNamespace(out_info=out)
 
     objective = objective or objectives.leaps(config).without("diversity")
     model = model or network(0)
     engine = synthesis.Engine(model, None, objective, config, ONE, Listening())
-    state = jax.eval_shape(lambda: synthesis.init_state(model.spec, config, [0]))
-    engine.compile(state, None)
+    engine.compile(1)
     return heard
 
 
@@ -218,6 +220,16 @@ def doubling(tmp_path):
 
 def test_a_program_is_traced_once_and_still_takes_what_is_donated(doubling):
     assert [doubling() for _ in range(3)] == [1, 0, 0]
+
+
+def test_cudnn_has_started_before_a_program_from_disk_runs(doubling, monkeypatch):
+    """It cannot start inside of a graph; seen on an H200: "No DNN support"."""
+    assert doubling() == 1
+    started = []
+    monkeypatch.setattr(programs, "_start_cudnn", lambda: started.append(True))
+    assert doubling() == 0 and not started
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert doubling() == 0 and started
 
 
 def test_other_arguments_and_surroundings_are_other_programs(doubling, monkeypatch):

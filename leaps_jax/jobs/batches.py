@@ -1,4 +1,4 @@
-"""From rows to batches on the devices, in the background."""
+"""From rows to batches that are ready for the devices, in the background."""
 
 import collections
 import contextlib
@@ -11,7 +11,7 @@ from typing import Any
 
 from leaps_jax.errors import UserError
 from leaps_jax.jobs.folder import Folder
-from leaps_jax.jobs.groups import OPEN, Group, Groups, Item, Placed
+from leaps_jax.jobs.groups import OPEN, Group, Groups, Item, Ready, on_processor
 from leaps_jax.jobs.journal import Journal
 from leaps_jax.jobs.table import Row
 
@@ -70,15 +70,15 @@ def decoded(
         pool.shutdown(cancel_futures=True)
 
 
-def filled(ready: Iterable[Items], size: int) -> Iterator[Items]:
+def filled(items: Iterable[Items], size: int) -> Iterator[Items]:
     """Batches, each of one group; only the last of a group can be smaller."""
     waiting: collections.OrderedDict[Group, list[Item]] = collections.OrderedDict()
-    for group, items in ready:
+    for group, more in items:
         if group not in waiting and len(waiting) == OPEN:
             other, left = waiting.popitem(last=False)
             if left:
                 yield other, left
-        have = waiting.pop(group, []) + items
+        have = waiting.pop(group, []) + more
         full = len(have) // size * size
         for start in range(0, full, size):
             yield group, have[start : start + size]
@@ -88,11 +88,11 @@ def filled(ready: Iterable[Items], size: int) -> Iterator[Items]:
             yield group, left
 
 
-def placed(batches: Iterable[Items], size: int, journal: Journal) -> Iterator[Placed]:
-    """Batches on the devices, whose functions are compiled."""
+def ready(batches: Iterable[Items], size: int, journal: Journal) -> Iterator[Ready]:
+    """Batches whose functions are compiled."""
     for group, items in batches:
         try:
-            one = group.place(items, size)
+            one = group.ready(items, size)
         except Exception as error:  # hours of work must not end with one model
             group.give_up(error, items, journal)
         else:
@@ -100,8 +100,13 @@ def placed(batches: Iterable[Items], size: int, journal: Journal) -> Iterator[Pl
 
 
 @contextlib.contextmanager
-def ahead(batches: Iterator[Placed], stop: list[bool]) -> Iterator[Iterator[Placed]]:
-    """Takes batches from an iterator in a thread, one ahead, until `stop`."""
+def ahead(batches: Iterator[Ready], stop: list[bool]) -> Iterator[Iterator[Ready]]:
+    """Takes batches from an iterator in a thread, one ahead, until `stop`.
+
+    Whatever the thread makes, weights of models say, lies with the processor: cuDNN
+    takes what another thread asks of a GPU, while an attention there runs for the first
+    time, for a part of its own, and neither is done.
+    """
     taken: queue.Queue[Any] = queue.Queue(1)
     over = threading.Event()
 
@@ -112,15 +117,16 @@ def ahead(batches: Iterator[Placed], stop: list[bool]) -> Iterator[Iterator[Plac
 
     def work() -> None:
         try:
-            for one in batches:
-                put(one)
-                if over.is_set():
-                    break
+            with on_processor():
+                for one in batches:
+                    put(one)
+                    if over.is_set():
+                        break
             put(None)
         except BaseException as error:
             put(error)
 
-    def given() -> Iterator[Placed]:
+    def given() -> Iterator[Ready]:
         while not stop:
             try:
                 one = taken.get(timeout=0.5)

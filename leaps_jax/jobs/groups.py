@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -31,15 +32,22 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class Placed:
-    """A batch on the devices; what is there can be run once."""
+class Ready:
+    """A batch on the host, whose functions are compiled; `start` places it."""
 
     group: "Group"
     items: list[Item]
-    held: list[tuple[synthesis.State, synthesis.Batch]]
+    start: Callable[[], tuple[synthesis.State, synthesis.Batch]]
 
-    def on_devices(self) -> tuple[synthesis.State, synthesis.Batch]:
-        return self.held.pop()
+
+@contextlib.contextmanager
+def on_processor() -> Iterator[None]:
+    """What JAX makes here lies with the processor, where JAX has one."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(RuntimeError):
+            cpu = jax.local_devices(backend="cpu")[0]
+            stack.enter_context(jax.default_device(cpu))
+        yield
 
 
 class Groups:
@@ -111,11 +119,8 @@ class Group:
         """The stimulus (t, h, w, 3) of a row, None where none is needed."""
         if not self.primed:
             return None
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(RuntimeError):  # renderings must not wait for GPUs
-                cpu = jax.local_devices(backend="cpu")[0]
-                stack.enter_context(jax.default_device(cpu))
-            settings = self.settings
+        settings = self.settings
+        with on_processor():  # renderings must not wait for GPUs
             return stimuli.load_stimulus(
                 row.stimulus,
                 self.model.spec,
@@ -128,20 +133,21 @@ class Group:
         of = (self.model, self.verifier, self.objective, self.settings.config)
         return synthesis.Engine(*of, jax.local_devices(), self.programs)
 
-    def place(self, items: list[Item], size: int) -> Placed:
+    def ready(self, items: list[Item], size: int) -> Ready:
         """Fills a batch up to its size with copies of weight 0."""
         index = np.minimum(np.arange(size), len(items) - 1)
         of = [items[i] for i in index]
         pixels = [i.stimulus for i in of if i.stimulus is not None]
-        state, batch = self.engine.start(
+        self.engine.compile(size)
+        start = functools.partial(
+            self.engine.start,
             np.array([i.label for i in of], np.int32),
             np.arange(size) < len(items),
             np.stack(pixels) if pixels else None,
             seed=np.array([i.row.seed for i in of], np.uint32),
             index=np.array([i.copy for i in of]),
         )
-        self.engine.compile(state, batch)
-        return Placed(self, items, [(state, batch)])
+        return Ready(self, items, start)
 
     def give_up(self, error: Exception, items: list[Item], journal: Journal) -> None:
         """No row of a model that does not fit the devices, say, is tried again."""

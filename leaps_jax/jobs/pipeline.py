@@ -1,7 +1,7 @@
 """A run of jobs, from the table to the folder.
 
-Three threads work at a time: one reads, decodes and places the next batches, one runs
-the devices, one writes what is finished.
+Three threads work at a time: one reads, decodes and compiles for the next batches, one
+runs the devices, one writes what is finished.
 """
 
 import collections
@@ -22,7 +22,7 @@ from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
 from leaps_jax.jobs import batches
 from leaps_jax.jobs.folder import Folder, unwritable
-from leaps_jax.jobs.groups import Groups, Item, Placed
+from leaps_jax.jobs.groups import Groups, Item, Ready
 from leaps_jax.jobs.journal import Journal
 from leaps_jax.jobs.settings import Settings
 from leaps_jax.jobs.table import Shard, Survey, rows, survey
@@ -90,10 +90,10 @@ def _run(
     good = rows(table, folder.shard, journal.fail)
     undone = batches.undone(good, folder, journal)
     filled = batches.filled(batches.decoded(undone, groups, journal), size)
-    placed = batches.placed(filled, size, journal)
+    ready = batches.ready(filled, size, journal)
     writer = _Writer(folder, journal)
     with Steps("jobs", total, unit="rows") as steps, interruptible() as stop:
-        with writer, batches.ahead(placed, stop) as ahead:
+        with writer, batches.ahead(ready, stop) as ahead:
             for batch in ahead:
                 _optimise(batch, size, writer, journal, stop)
                 journal.save("running", total)
@@ -103,18 +103,19 @@ def _run(
 
 
 def _optimise(
-    placed: Placed | None,
+    ready: Ready | None,
     size: int,
     writer: "_Writer",
     journal: Journal,
     stop: list[bool],
 ) -> None:
     """Runs one batch, and again without the rows that were not finite."""
-    while placed is not None:
-        group, items, again = placed.group, placed.items, None
-        journal.begin()
+    while ready is not None:
+        group, items, again = ready.group, ready.items, None
         try:
-            for snapshot in group.engine.run(size, *placed.on_devices()):
+            started = ready.start()
+            journal.begin()
+            for snapshot in group.engine.run(size, *started):
                 last = snapshot
                 if stop:
                     return
@@ -126,7 +127,7 @@ def _optimise(
                 journal.fail(row.number, row.line, str(error))
             items = [item for item in items if item.row not in bad]
             if items:
-                again = group.place(items, size)
+                again = group.ready(items, size)
         except jax.errors.JaxRuntimeError as error:
             journal.end()
             group.give_up(error, items, journal)
@@ -134,13 +135,17 @@ def _optimise(
             journal.end()
             final = last.placed
             assert final is not None
+            videos = _as_bytes(final.best_videos, group.model.spec)
             writer.submit(
                 items,
-                _as_bytes(final.best_videos, group.model.spec),
-                final.best_loss,
-                {name: values[-1] for name, values in last.metrics.items()},
+                parallel.gather(videos, len(items)),
+                parallel.gather(final.best_loss, len(items)),
+                {
+                    name: values[-1, : len(items)]
+                    for name, values in last.metrics.items()
+                },
             )
-        placed = again
+        ready = again
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -150,7 +155,7 @@ def _as_bytes(videos: jax.Array, spec: ModelSpec) -> jax.Array:
 
 
 class _Writer:
-    """Fetches finished batches from the devices and writes them, in a thread."""
+    """Writes finished batches, in a thread."""
 
     def __init__(self, folder: Folder, journal: Journal):
         self._folder, self._journal = folder, journal
@@ -178,16 +183,15 @@ class _Writer:
     def _write(
         self,
         items: list[Item],
-        videos: jax.Array,
-        loss: jax.Array,
+        videos: np.ndarray,
+        loss: np.ndarray,
         final: dict[str, np.ndarray],
     ) -> None:
-        n = len(items)
         arrays = {
-            "videos": parallel.gather(videos, n),
+            "videos": videos,
             "labels": np.array([item.label for item in items]),
-            "loss": parallel.gather(loss, n),
-            "final": np.stack(list(final.values()), -1)[:n],
+            "loss": loss,
+            "final": np.stack(list(final.values()), -1),
         }
         start = 0
         for row, same in itertools.groupby(items, lambda item: item.row):
