@@ -8,7 +8,8 @@ The devices may belong to several processes. Then each process calls the same wi
 videos that it holds, and only the collectives of the step and the metrics are of all.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,16 @@ import numpy as np
 from leaps_jax.hoisting import hoist
 
 AXIS = "devices"
+
+
+@contextlib.contextmanager
+def on_processor() -> Iterator[None]:
+    """What JAX makes here lies with the processor, where JAX has one."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(RuntimeError):
+            cpu = jax.local_devices(backend="cpu")[0]
+            stack.enter_context(jax.default_device(cpu))
+        yield
 
 
 def all_devices() -> list[jax.Device]:

@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from leaps_jax import parallel
 from leaps_jax.actions import motions, scenes
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError, nearest
@@ -616,13 +617,14 @@ def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
         raise _error(argument, path, f"seed {seed!r} is no number; write {name}/7")
 
     def read() -> tuple[np.ndarray, str]:
-        video, _ = scenes.clip(
-            jax.random.key(int(seed or 0)),
-            motions.CLASSES.index(name),
-            frames=spec.window,
-            size=spec.size,
-            fps=FPS,
-        )
+        with parallel.on_processor():  # in threads that must not wait for a GPU
+            video, _ = scenes.clip(
+                jax.random.key(int(seed or 0)),
+                motions.CLASSES.index(name),
+                frames=spec.window,
+                size=spec.size,
+                fps=FPS,
+            )
         return np.rint(np.asarray(video) * 255).astype(np.uint8), name
 
     return _Source(path, read)

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from leaps_jax import parallel
 from leaps_jax.errors import UserError
 from leaps_jax.jobs.folder import Folder
-from leaps_jax.jobs.groups import OPEN, Group, Groups, Item, Ready, on_processor
+from leaps_jax.jobs.groups import OPEN, Group, Groups, Item, Ready
 from leaps_jax.jobs.journal import Journal
 from leaps_jax.jobs.table import Row
 
@@ -117,7 +118,7 @@ def ahead(batches: Iterator[Ready], stop: list[bool]) -> Iterator[Iterator[Ready
 
     def work() -> None:
         try:
-            with on_processor():
+            with parallel.on_processor():
                 for one in batches:
                     put(one)
                     if over.is_set():

@@ -1,10 +1,9 @@
 """Rows of one model and verifier, which share weights on the devices and batches."""
 
 import collections
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -38,16 +37,6 @@ class Ready:
     group: "Group"
     items: list[Item]
     start: Callable[[], tuple[synthesis.State, synthesis.Batch]]
-
-
-@contextlib.contextmanager
-def on_processor() -> Iterator[None]:
-    """What JAX makes here lies with the processor, where JAX has one."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(RuntimeError):
-            cpu = jax.local_devices(backend="cpu")[0]
-            stack.enter_context(jax.default_device(cpu))
-        yield
 
 
 class Groups:
@@ -119,14 +108,12 @@ class Group:
         """The stimulus (t, h, w, 3) of a row, None where none is needed."""
         if not self.primed:
             return None
-        settings = self.settings
-        with on_processor():  # renderings must not wait for GPUs
-            return stimuli.load_stimulus(
-                row.stimulus,
-                self.model.spec,
-                short=settings.short,
-                data_dir=settings.data_dir,
-            )
+        return stimuli.load_stimulus(
+            row.stimulus,
+            self.model.spec,
+            short=self.settings.short,
+            data_dir=self.settings.data_dir,
+        )
 
     @functools.cached_property
     def engine(self) -> synthesis.Engine:
