@@ -109,8 +109,9 @@ class _Body:
         kind = eqn.primitive.name
         known = [number in self.known for number in inputs]
         if kind == "platform_index":
-            with jax.ensure_compile_time_eval(), jax.default_device(self.device):
-                return [self.constant(int(compute()[0]))]
+            here, forms = _platform(self.device), eqn.params["platforms"]
+            of = (i for i, those in enumerate(forms) if not those or here in those)
+            return [self.constant(next(of))]
         if kind == "cond" and isinstance(which := self.known.get(inputs[0]), int):
             return self.add(eqn.params["branches"][which], inputs[1:], scope)
         if kind in ("jit", "pjit") and any(known):
@@ -137,6 +138,14 @@ class _Body:
                 found = compute(*[values[number] for number in inputs])
             values |= zip(results, found, strict=True)
         return [values[number] for number in outputs]
+
+
+def _platform(device: jax.Device | None) -> str:
+    """As `jax.lax.platform_dependent` names it, without a question to the device."""
+    device = device or jax.local_devices()[0]
+    if device.platform != "gpu":
+        return device.platform
+    return "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
 
 
 def _is_spread(eqn: core.JaxprEqn) -> bool:

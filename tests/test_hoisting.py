@@ -1,5 +1,7 @@
 """What a loop's constants alone decide is computed once, and the result is the same."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,30 @@ def test_forms_for_other_platforms_are_dropped():
     hoisted = hoist(step, x, [x], jax.devices()[0])
     assert [eqn.primitive.name for eqn in equations(hoisted, x)] == ["add"]
     np.testing.assert_allclose(hoisted(x), x + np.sin(1.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "platform, version, kind",
+    [
+        ("cpu", "cpu", "add"),
+        ("gpu", "PJRT C API\ncuda 13000", "mul"),
+        ("gpu", "PJRT C API\nrocm 60000", "sub"),
+        ("tpu", "PJRT C API\nTFRT TPU v5", "max"),
+    ],
+)
+def test_forms_are_those_for_the_platform_of_the_device(platform, version, kind):
+    """Which is not asked to compute anything."""
+    device = SimpleNamespace(
+        platform=platform, client=SimpleNamespace(platform_version=version)
+    )
+    forms = {"cpu": jnp.add, "cuda": jnp.multiply, "rocm": jnp.subtract}
+
+    def step(x, w):
+        return jax.lax.platform_dependent(x, w, **forms, default=jnp.maximum)
+
+    hoisted = hoist(step, jnp.ones(3), [jnp.ones(3)], device)
+    kinds = [eqn.primitive.name for eqn in equations(hoisted, jnp.ones(3))]
+    assert kinds == [kind]
 
 
 def test_a_collective_stays_one():
