@@ -292,16 +292,28 @@ def test_a_row_that_is_not_finite_fails_alone(tmp_path, models, clips, monkeypat
     assert sorted(results(tmp_path / "out")) == [0, 2, 3]
 
 
-def test_a_model_that_does_not_fit_fails_alone(tmp_path, models, clips, monkeypatch):
-    compile = synthesis.Engine.compile
+FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\n...")
 
-    def failing(engine, *of):
-        large = loading.load_model("tiny@0")
-        if engine.model.variables is large.variables:
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\n...")
-        compile(engine, *of)
 
-    monkeypatch.setattr(synthesis.Engine, "compile", failing)
+@pytest.mark.parametrize(
+    "where, error, told",
+    [
+        ("compile", FULL, "lower --batch"),
+        ("start", FULL, "lower --batch"),
+        ("start", ValueError("no such axis\n..."), "ValueError: no such axis"),
+    ],
+)
+def test_a_model_of_no_use_fails_alone(
+    where, error, told, tmp_path, models, clips, monkeypatch
+):
+    function = getattr(synthesis.Engine, where)
+
+    def failing(engine, *args, **options):
+        if engine.model.variables is loading.load_model("tiny@0").variables:
+            raise error
+        return function(engine, *args, **options)
+
+    monkeypatch.setattr(synthesis.Engine, where, failing)
     rows = [
         {"model": f"tiny@{i % 2}", "stimulus": clips / "0.npz", "label": 0}
         for i in range(8)
@@ -309,7 +321,7 @@ def test_a_model_that_does_not_fit_fails_alone(tmp_path, models, clips, monkeypa
     table = write(tmp_path / "jobs.csv", rows)
     record = jobs.execute(table, tmp_path / "out", SETTINGS, 2)
     assert (record["finished"], record["failed"]) == (4, 4)
-    assert "lower --batch" in record["errors"][0]
+    assert told in record["errors"][0]
 
 
 # Tables and folders that are refused.

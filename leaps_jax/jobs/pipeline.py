@@ -128,7 +128,7 @@ def _optimise(
             items = [item for item in items if item.row not in bad]
             if items:
                 again = group.ready(items, size)
-        except jax.errors.JaxRuntimeError as error:
+        except Exception as error:  # hours of work must not end with one model
             journal.end()
             group.give_up(error, items, journal)
         else:
