@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from leaps_jax.models.generations import kernel_or
+
 _MOST = 16  # frames of a kernel, which has code and a register for each of 120 pairs
 
 
@@ -27,7 +29,8 @@ def frame_distances(z: jax.Array) -> jax.Array:
     [[1.0, 2.0, 3.0]]
     """
     few = 1 < z.shape[1] <= _MOST
-    return jax.lax.platform_dependent(z, cuda=fused if few else plain, default=plain)
+    form = kernel_or(plain, kernel=fused) if few else plain
+    return jax.lax.platform_dependent(z, cuda=form, default=plain)
 
 
 def plain(z: jax.Array) -> jax.Array:

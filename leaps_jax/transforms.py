@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from leaps_jax.models.generations import kernel_or
+
 Transform = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -27,12 +29,12 @@ def roll(pixels: int) -> Transform:
 @jax.custom_vjp
 def _rolled(video: jax.Array, shift: jax.Array) -> jax.Array:
     """`jnp.roll` along height and width; its gradient is a roll and no scatter."""
-    return jax.lax.platform_dependent(
-        video,
-        shift,
-        cuda=_rolled_by_kernel,
-        default=lambda video, shift: jnp.roll(video, shift, (1, 2)),
-    )
+
+    def plain(video: jax.Array, shift: jax.Array) -> jax.Array:
+        return jnp.roll(video, shift, (1, 2))
+
+    form = kernel_or(plain, kernel=_rolled_by_kernel)
+    return jax.lax.platform_dependent(video, shift, cuda=form, default=plain)
 
 
 _rolled.defvjp(

@@ -51,6 +51,7 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "_HALF", (jnp.float32, jnp.bfloat16))
+    monkeypatch.setattr(attention, "generation", lambda: 8.0)
     yield
     jax.clear_caches()
 

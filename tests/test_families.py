@@ -11,8 +11,19 @@ import numpy as np
 import parity
 import pytest
 
-from leaps_jax import Config, Model, cli, loading, runs, synthesize, taps, zoo
-from leaps_jax.models import depthwise
+from leaps_jax import (
+    Config,
+    Model,
+    cli,
+    loading,
+    runs,
+    synthesize,
+    taps,
+    transforms,
+    zoo,
+)
+from leaps_jax.distances import frame_distances
+from leaps_jax.models import attention, depthwise, generations
 
 ONE_EACH = {"depths": (1, 1, 1, 1)}
 NARROW = ONE_EACH | {"inner": (8, 8, 16, 16), "stem_features": 8}
@@ -107,6 +118,29 @@ def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, name):
     there = checks.observe(*network)
     assert there.jaxpr != plain.jaxpr
     checks.assert_same(there, plain, 1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
+def test_a_gpu_older_than_ampere_is_given_no_kernel(on_a_gpu, monkeypatch, name):
+    """Triton and cuDNN's attention refuse a T4: compiling for one would fail."""
+    model = smallest(name)
+
+    def step(variables, videos, keys):
+        def loss(videos):
+            seen = jax.vmap(transforms.roll(2))(keys, videos)
+            logits, found = taps.apply(model.module, variables, seen, model.tap_filter)
+            means = sum(tap.mean().sum() for tap in found.values())
+            return means + logits.sum() + frame_distances(seen).sum()
+
+        return jax.grad(loss)(videos)
+
+    arguments = model.variables, clips(name), jax.random.split(jax.random.key(0))
+    assert "pallas_call" in str(jax.make_jaxpr(step)(*arguments))
+    for module in (generations, attention):
+        monkeypatch.setattr(module, "generation", lambda: 7.5)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", None)
+    jax.clear_caches()
+    assert "pallas_call" not in str(jax.make_jaxpr(step)(*arguments))
 
 
 @pytest.mark.parametrize("name", ["x3d_xs", "slow_r50", "timesformer"])

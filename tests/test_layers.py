@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 
 MODELS = {path.stem for path in (PACKAGE / "models").glob("*.py")}
-MODELS -= {"__init__", "layers", "multiscale"}  # shared, as are those of a machine:
+MODELS -= {"__init__", "generations", "layers", "multiscale"}  # shared, as are
+# those of a machine:
 MACHINES = {"activation", "attention", "convolutions", "depthwise"}
 MACHINES |= {"normalization", "pooling"}
 MODELS -= MACHINES
@@ -18,7 +19,7 @@ NAMINGS = {path.stem for path in (PACKAGE / "conversion/families").glob("*.py")}
 NAMINGS -= {"__init__", "resnet"}
 #: Bottom first. A module may import modules of lower layers only.
 LAYERS = [
-    {"errors"},
+    {"errors", "models.generations"},
     {f"models.{name}" for name in MACHINES},
     {"config", "hoisting", "processes", "programs"},
     {"video", "transforms", "distances", "models.layers", "actions.motions"},

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from leaps_jax.models.generations import kernel_or
+
 
 def gelu(x: jax.Array, tanh: bool) -> jax.Array:
     """A number times the normal distribution's function of it, in float32 inside.
@@ -22,11 +24,9 @@ def gelu(x: jax.Array, tanh: bool) -> jax.Array:
       x: any shape.
       tanh: approximate that function by a tanh; exact if False.
     """
-    return jax.lax.platform_dependent(
-        x,
-        cuda=functools.partial(fused, tanh=tanh),
-        default=functools.partial(nn.gelu, approximate=tanh),
-    )
+    plain = functools.partial(nn.gelu, approximate=tanh)
+    form = kernel_or(plain, kernel=functools.partial(fused, tanh=tanh))
+    return jax.lax.platform_dependent(x, cuda=form, default=plain)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -17,6 +17,8 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from leaps_jax.models.generations import AMPERE, generation, kernel_or
+
 LookedUp = tuple[jax.Array, jax.Array | np.ndarray]
 
 
@@ -67,7 +69,7 @@ def attend_over_time(qkv: jax.Array) -> jax.Array:
     t, d = qkv.shape[-5], qkv.shape[-1]
     if t > _FEW or d < 16 or d != pl.next_power_of_2(d):
         return by_place(qkv)
-    form = _attend_over_time_in_one_kernel
+    form = kernel_or(by_place, kernel=_attend_over_time_in_one_kernel)
     return jax.lax.platform_dependent(qkv, cuda=form, default=by_place)
 
 
@@ -217,13 +219,14 @@ _HALF = (jnp.bfloat16, jnp.float16)
 def _cudnn_takes(q: jax.Array, looked_up: LookedUp | None) -> bool:
     # decided while tracing: the operation cannot be traced for a machine without it
     width = q.shape[-1] + (looked_up[1].shape[-1] if looked_up else 0)
-    return jax.default_backend() == "gpu" and q.dtype in _HALF and width <= _widest()
+    return q.dtype in _HALF and width <= _widest()
 
 
 def _widest() -> int:
     """Channels of a head that cuDNN takes: more since Hopper."""
-    generation = getattr(jax.devices()[0], "compute_capability", "0")
-    return 256 if float(generation) >= 9 else 128
+    if jax.default_backend() != "gpu" or generation() < AMPERE:
+        return 0
+    return 256 if generation() >= 9 else 128
 
 
 def _attend_by_cudnn(

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from leaps_jax.models.generations import kernel_or
+
 Size3 = tuple[int, int, int]
 
 
@@ -41,7 +43,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
         x,
         kernel,
         cpu=strided(shifted_products),
-        cuda=strided(fused),
+        cuda=strided(kernel_or(shifted_products, kernel=fused)),
         default=strided(native),
     )
 

@@ -20,6 +20,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from leaps_jax.models.generations import kernel_or
+
 Then = Callable[[jax.Array], jax.Array]
 
 
@@ -88,7 +90,7 @@ def _observed_layer_norm(x, scale, bias, share, epsilon):
 
     plain = functools.partial(_plain_layer_norm, epsilon=epsilon)
     return jax.lax.platform_dependent(
-        x, scale, bias, share, cuda=by_kernel, default=plain
+        x, scale, bias, share, cuda=kernel_or(plain, kernel=by_kernel), default=plain
     )
 
 
@@ -147,7 +149,12 @@ def _observed_layer_norm_backward(epsilon, saved, gradients):
         return of_x
 
     of_x = jax.lax.platform_dependent(
-        saved, beside, of_y, of_mean, cuda=by_kernel, default=plain
+        saved,
+        beside,
+        of_y,
+        of_mean,
+        cuda=kernel_or(plain, kernel=by_kernel),
+        default=plain,
     )
     if trained is None:
         return of_x, None, None, None
@@ -211,7 +218,13 @@ def _observed_batch_norm(x, factor, offset, centre, added, then):
 
     plain = functools.partial(_plain_batch_norm, then=then)
     return jax.lax.platform_dependent(
-        x, factor, offset, centre, added, cuda=by_kernel, default=plain
+        x,
+        factor,
+        offset,
+        centre,
+        added,
+        cuda=kernel_or(plain, kernel=by_kernel),
+        default=plain,
     )
 
 

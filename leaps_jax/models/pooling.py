@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from leaps_jax.models.generations import kernel_or
+
 Size3 = tuple[int, int, int]
 
 
@@ -39,7 +41,7 @@ def max_pool(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.
     few = math.prod(window) <= jnp.iinfo(_POSITION).max
     return jax.lax.platform_dependent(
         x,
-        cuda=sized(fused if in_space and few else plain),
+        cuda=sized(kernel_or(plain, kernel=fused) if in_space and few else plain),
         default=sized(plain),
     )
 
