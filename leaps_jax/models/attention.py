@@ -314,8 +314,9 @@ def _with_bias(
     """Attention with a bias whose gradient is computed apart.
 
     For cuDNN the heads are the batch and the windows are the heads: with one bias for
-    all "heads" it leaves out the bias's gradient, which takes it longer than the
-    others and is dead code where weights are constants.
+    all "heads" JAX 0.10 leaves out the bias's gradient, which takes longer than the
+    others and is dead code where weights are constants. JAX 0.11 asks for it all the
+    same, for 12 of the 140 ms of a step of Video Swin with 32 clips.
     """
     return _heads_as_batch(q, k, v, bias, length, scale)
 
