@@ -21,7 +21,7 @@ os.environ["XLA_FLAGS"] = (
 
 # leaps_jax first, since it sets a flag that JAX reads when it is imported
 from leaps_jax import Config, loading, objectives, programs, synthesis, zoo  # isort: skip
-from leaps_jax.models import attention, generations  # isort: skip
+from leaps_jax.models import generations  # isort: skip
 import jax
 from jax.experimental import topologies
 
@@ -96,7 +96,6 @@ def main() -> None:
         mock.patch.object(jax, "default_backend", lambda: "gpu"),
         mock.patch.object(programs, "_start_cudnn"),
         mock.patch.object(generations, "generation", lambda: capability),
-        mock.patch.object(attention, "generation", lambda: capability),
     ):
         for text in options.models:
             whole = "\n".join(compile_steps(text, devices, options.dtype))

@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from leaps_jax import Model, ModelSpec
-from leaps_jax.models import attention, layers
+from leaps_jax.models import attention, generations, layers
 
 jax.config.update("jax_default_matmul_precision", "highest")
 
@@ -51,7 +51,7 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "_HALF", (jnp.float32, jnp.bfloat16))
-    monkeypatch.setattr(attention, "generation", lambda: 8.0)
+    monkeypatch.setattr(generations, "generation", lambda: 8.0)
     yield
     jax.clear_caches()
 

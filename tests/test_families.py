@@ -23,7 +23,7 @@ from leaps_jax import (
     zoo,
 )
 from leaps_jax.distances import frame_distances
-from leaps_jax.models import attention, depthwise, generations
+from leaps_jax.models import depthwise, generations
 
 ONE_EACH = {"depths": (1, 1, 1, 1)}
 NARROW = ONE_EACH | {"inner": (8, 8, 16, 16), "stem_features": 8}
@@ -136,8 +136,7 @@ def test_a_gpu_older_than_ampere_is_given_no_kernel(on_a_gpu, monkeypatch, name)
 
     arguments = model.variables, clips(name), jax.random.split(jax.random.key(0))
     assert "pallas_call" in str(jax.make_jaxpr(step)(*arguments))
-    for module in (generations, attention):
-        monkeypatch.setattr(module, "generation", lambda: 7.5)
+    monkeypatch.setattr(generations, "generation", lambda: 7.5)
     monkeypatch.setattr(jax.nn, "dot_product_attention", None)
     jax.clear_caches()
     assert "pallas_call" not in str(jax.make_jaxpr(step)(*arguments))

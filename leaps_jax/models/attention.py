@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from leaps_jax.models.generations import AMPERE, generation, kernel_or
+from leaps_jax.models import generations
 
 LookedUp = tuple[jax.Array, jax.Array | np.ndarray]
 
@@ -69,7 +69,7 @@ def attend_over_time(qkv: jax.Array) -> jax.Array:
     t, d = qkv.shape[-5], qkv.shape[-1]
     if t > _FEW or d < 16 or d != pl.next_power_of_2(d):
         return by_place(qkv)
-    form = kernel_or(by_place, kernel=_attend_over_time_in_one_kernel)
+    form = generations.kernel_or(by_place, kernel=_attend_over_time_in_one_kernel)
     return jax.lax.platform_dependent(qkv, cuda=form, default=by_place)
 
 
@@ -224,9 +224,10 @@ def _cudnn_takes(q: jax.Array, looked_up: LookedUp | None) -> bool:
 
 def _widest() -> int:
     """Channels of a head that cuDNN takes: more since Hopper."""
-    if jax.default_backend() != "gpu" or generation() < AMPERE:
+    generation = generations.generation()
+    if jax.default_backend() != "gpu" or generation < generations.AMPERE:
         return 0
-    return 256 if generation() >= 9 else 128
+    return 256 if generation >= 9 else 128
 
 
 def _attend_by_cudnn(
