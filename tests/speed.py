@@ -28,10 +28,8 @@ MODES = {"cuda": ("eager", "tuned", "compile"), "cpu": ("eager", "compile")}
 def run(*words: str) -> list[dict]:
     """The lines of JSON that a command prints, up to where it fails."""
     reports = []
-    with subprocess.Popen(
-        [sys.executable, *words], stdout=subprocess.PIPE, stderr=sys.stderr, text=True
-    ) as process:
-        assert process.stdout is not None
+    command = [sys.executable, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("{"):
                 print(line, end="", flush=True)
