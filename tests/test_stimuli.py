@@ -1,10 +1,12 @@
 """Clips of every kind come back as they were written, and bad ones say so."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from leaps_jax import stimuli, video
+from leaps_jax.actions import scenes
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
 
@@ -406,6 +408,19 @@ def test_a_rendered_action():
     np.testing.assert_array_equal(
         plain, stimuli.load_stimuli("actions:jumping jack/0", SPEC)
     )
+
+
+def test_an_action_is_rendered_on_the_processor(monkeypatch):
+    """In threads, beside one that uses the GPUs."""
+    clip, devices = scenes.clip, []
+
+    def heard(*args, **options):
+        devices.append(jax.config.jax_default_device)
+        return clip(*args, **options)
+
+    monkeypatch.setattr(scenes, "clip", heard)
+    stimuli.load_stimuli("actions:jumping jack/3", SPEC)
+    assert [device.platform for device in devices] == ["cpu"]
 
 
 def test_rendered_actions_that_are_none():
