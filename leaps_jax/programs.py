@@ -102,8 +102,8 @@ def compile_for(function: Any, *arguments: Any) -> Any:
 def _start_cudnn() -> None:
     """Runs a convolution on each GPU, outside of a graph of kernels.
 
-    cuDNN starts with the first one, and cannot in a graph. Whoever compiles one has
-    tried convolutions out, but not who loads it.
+    cuDNN starts with the first one, and cannot in a graph. Who compiles a program has
+    tried convolutions out; who loads one, from JAX's own cache too, has not.
     """
     devices = jax.local_devices()
     x = np.ones((len(devices), 1, 8, 8, 8), np.float32)

@@ -582,7 +582,7 @@ class Engine:
     def compile(self, n: int) -> None:
         """Compiles all that `start` and `run` will call for n videos.
 
-        It asks nothing of the devices, which are all of this process. One of several
+        It places nothing on the devices, which are all of this process. One of several
         processes does not do it: `pmap` then takes arrays alone.
         """
         if jax.process_count() > 1:
@@ -598,7 +598,7 @@ class Engine:
         )
         frozen = parallel.replicate_like(self._constants, self.devices)
         start = self._compile_start(n, frozen.model, tuple(inputs))
-        state, primed = jax.tree.map(
+        state, primed = jax.tree.map(  # layouts are left to the next program
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
             start.out_info,
         )

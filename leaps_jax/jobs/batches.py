@@ -104,9 +104,9 @@ def ready(batches: Iterable[Items], size: int, journal: Journal) -> Iterator[Rea
 def ahead(batches: Iterator[Ready], stop: list[bool]) -> Iterator[Iterator[Ready]]:
     """Takes batches from an iterator in a thread, one ahead, until `stop`.
 
-    Whatever the thread makes, weights of models say, lies with the processor: cuDNN
-    takes what another thread asks of a GPU, while an attention there runs for the first
-    time, for a part of its own, and neither is done.
+    What the thread makes, such as weights of models, stays with the processor. When
+    cuDNN runs an attention for the first time it captures the stream of the GPU; what
+    another thread puts there meanwhile breaks both.
     """
     taken: queue.Queue[Any] = queue.Queue(1)
     over = threading.Event()
