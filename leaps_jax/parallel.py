@@ -199,7 +199,21 @@ def batch_mean(weight: jax.Array) -> Callable[[jax.Array], jax.Array]:
         shaped = weight.reshape(-1, *[1] * (x.ndim - 1))
         part = (x * shaped).sum(0)
         own = part / jnp.maximum(local, 1.0)
-        value = jax.lax.psum(jax.lax.stop_gradient(part), AXIS) / everywhere
+        value = _exchanged(jax.lax.stop_gradient(part)) / everywhere
         return own + jax.lax.stop_gradient(value - own)
 
     return mean
+
+
+def _exchanged(x: jax.Array) -> jax.Array:
+    """The sum over devices, by an exchange between GPUs even where there is one.
+
+    Where a program exchanges something, XLA orders its kernels so as to have others to
+    run meanwhile, which deals the model and its verifier out in turns, and more of them
+    run at once. Else the verifier comes after the model, in the memory that this left,
+    and waits for it: 10.8 against 9.3 ms for a step of X3D-XS on an H200.
+    """
+    total = jax.lax.psum(x, AXIS)
+    if jax.lax.axis_size(AXIS) > 1 or jax.default_backend() != "gpu":
+        return total
+    return jax.lax.ppermute(total, AXIS, [(0, 0)])  # with itself: a copy

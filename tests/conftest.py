@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from leaps_jax import Model, ModelSpec
-from leaps_jax.models import attention, generations, layers
+from leaps_jax.models import attention, generations, layers, windows
 
 jax.config.update("jax_default_matmul_precision", "highest")
 
@@ -50,7 +50,8 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", like_cudnn)
     monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(attention, "_HALF", (jnp.float32, jnp.bfloat16))
+    monkeypatch.setattr(attention, "HALF", (jnp.float32, jnp.bfloat16))
+    monkeypatch.setattr(windows, "_exp2", jnp.exp2)  # for which that has assembly
     monkeypatch.setattr(generations, "generation", lambda: 8.0)
     yield
     jax.clear_caches()

@@ -16,13 +16,13 @@ def drawn(seed, *shape):
 
 @pytest.fixture
 def cudnn(on_a_gpu):
-    def form(q, k, v, bias, looked_up):
-        return attention._attend_by_cudnn(q, k, v, bias, looked_up, k.shape[-3])
+    def form(q, k, v, looked_up):
+        return attention._attend_by_cudnn(q, k, v, looked_up, k.shape[-3])
 
     return form
 
 
-def check_same(form, q, k, v, *more, want=attention._products):
+def check_same(form, q, k, v, *more, want=attention.products):
     """Equal values and gradients."""
     assert_same(form, want, (q, k, v), more, drawn(9, *q.shape[:-1], v.shape[-1]))
 
@@ -49,7 +49,7 @@ def assert_same(form, want, of, more, gradient):
 def test_lengths_and_channels_are_filled_up(cudnn, leading, queries, keys, width):
     q = drawn(0, *leading, queries, 2, width)
     k, v = (drawn(seed, *leading, keys, 2, width) for seed in (1, 2))
-    check_same(functools.partial(cudnn, bias=None, looked_up=None), q, k, v)
+    check_same(functools.partial(cudnn, looked_up=None), q, k, v)
 
 
 @pytest.mark.parametrize(("times", "places"), [(8, 4), (3, 5)])
@@ -58,7 +58,7 @@ def test_over_time(on_a_gpu, times, places):
 
     def by_place(qkv):
         q, k, v = (qkv[:, :, :, part].swapaxes(1, 2) for part in range(3))
-        return attention._products(q, k, v).swapaxes(1, 2)
+        return attention.products(q, k, v).swapaxes(1, 2)
 
     gradient = drawn(9, 2, times, places, 2, 16)
     assert_same(attention.attend_over_time, by_place, (qkv,), (), gradient)
@@ -74,22 +74,18 @@ def test_attention_over_time_is_a_kernel_of_a_gpu():
     assert "triton" in lowered.as_text()
 
 
-@pytest.mark.parametrize("length", [6, 7])
-def test_bias(cudnn, length):
-    q, k, v = (drawn(seed, 2, 3, length, 2, 8) for seed in range(3))
-    check_same(cudnn, q, k, v, drawn(3, 2, length, length), None)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_what_is_looked_up(cudnn, bias):
+def test_what_is_looked_up(cudnn):
     q, k, v = (drawn(seed, 2, 3, 6, 2, 8) for seed in range(3))
-    # by window, for all videos and heads, as Swin's shifted windows mask
-    owners = np.eye(4)[np.random.default_rng(0).integers(4, size=(3, 6))]
-    looked_up = drawn(4, 3, 6, 1, 4), owners
-    check_same(cudnn, q, k, v, drawn(3, 2, 6, 6) if bias else None, looked_up)
-    # by video and head, as MViT's relative positions
-    looked_up = drawn(4, 2, 3, 6, 2, 4), owners[0]
-    check_same(cudnn, q, k, v, None, looked_up)
+    owners = np.eye(4)[np.random.default_rng(0).integers(4, size=6)]
+    looked_up = drawn(4, 2, 3, 6, 2, 4), owners  # as MViT's relative positions
+    defined = functools.partial(attention.products, bias=None)
+    check_same(
+        functools.partial(cudnn, looked_up=looked_up),
+        q,
+        k,
+        v,
+        want=functools.partial(defined, looked_up=looked_up),
+    )
 
 
 def test_a_look_up_adds_the_value_of_the_property():

@@ -5,7 +5,6 @@ which never has the scores in memory, and a kernel of its own for the few time s
 a video. tests/test_attention.py holds each form against the definition.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +25,6 @@ def attend(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    bias: jax.Array | None = None,
     looked_up: LookedUp | None = None,
     length: int | None = None,
 ) -> jax.Array:
@@ -36,7 +34,6 @@ def attend(
       q: (..., n, heads, d).
       k: (..., m, heads, d).
       v: likewise.
-      bias: (heads, n, m), added to the scores.
       looked_up: what queries add to the score of a key by a property of the key, its
         place say: the values for each property (..., n, heads, e), and which of them
         a key has (..., m, e), zeros and ones.
@@ -47,8 +44,8 @@ def attend(
     """
     length = k.shape[-3] if length is None else length
     if _cudnn_takes(q, looked_up):
-        return _attend_by_cudnn(q, k, v, bias, looked_up, length)
-    return _products(q, k, v, bias, looked_up, length)
+        return _attend_by_cudnn(q, k, v, looked_up, length)
+    return products(q, k, v, None, looked_up, length)
 
 
 def attend_over_time(qkv: jax.Array) -> jax.Array:
@@ -84,17 +81,16 @@ def fill_tokens(x: jax.Array, dtype: Any) -> jax.Array:
     return jnp.pad(x, [*[(0, 0)] * (x.ndim - 2), (0, -x.shape[-2] % 8), (0, 0)])
 
 
-def _products(
+def products(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
     bias: jax.Array | None = None,
     looked_up: LookedUp | None = None,
     length: int | None = None,
-    scale: float | None = None,
 ) -> jax.Array:
-    """`attend` by its definition."""
-    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    """`attend` by its definition, with a bias (heads, n, m) of scores besides."""
+    q = q * q.shape[-1] ** -0.5
     scores = jnp.einsum(
         "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
     )
@@ -213,13 +209,13 @@ def _by_tokens(
     return y.reshape(shape)
 
 
-_HALF = (jnp.bfloat16, jnp.float16)
+HALF = (jnp.bfloat16, jnp.float16)
 
 
 def _cudnn_takes(q: jax.Array, looked_up: LookedUp | None) -> bool:
     # decided while tracing: the operation cannot be traced for a machine without it
     width = q.shape[-1] + (looked_up[1].shape[-1] if looked_up else 0)
-    return q.dtype in _HALF and width <= _widest()
+    return q.dtype in HALF and width <= _widest()
 
 
 def _widest() -> int:
@@ -234,7 +230,6 @@ def _attend_by_cudnn(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    bias: jax.Array | None,
     looked_up: LookedUp | None,
     length: int,
 ) -> jax.Array:
@@ -243,7 +238,7 @@ def _attend_by_cudnn(
     What is looked up becomes further channels of queries and keys. cuDNN wants channels
     of one count, a multiple of 8, and even lengths; what fills them is zero or masked.
     """
-    n, m, width = q.shape[-3], k.shape[-3], v.shape[-1]
+    n, width = q.shape[-3], v.shape[-1]
     leading, scale = q.shape[:-3], q.shape[-1] ** -0.5
     if looked_up is not None:
         q, scale = q * scale, 1.0  # as a part of what follows
@@ -261,76 +256,15 @@ def _attend_by_cudnn(
         return jnp.pad(x, ((0, 0), *margins))
 
     q, k, v = filled(q), filled(k), filled(v)
-    if bias is None:
-        y = _cudnn(q, k, v, None, length, scale)
-    else:
-        bias = jnp.pad(bias, ((0, 0), (0, n % 2), (0, m % 2))).astype(q.dtype)
-        y = _with_bias(q, k, v, bias, length, scale)
-    return y[:, :n, :, :width].reshape(*leading, n, -1, width)
-
-
-def _cudnn(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    bias: jax.Array | None,
-    length: int,
-    scale: float,
-) -> jax.Array:
-    lengths = [jnp.full(len(q), n, jnp.int32) for n in (q.shape[1], length)]
+    lengths = [jnp.full(len(q), x, jnp.int32) for x in (q.shape[1], length)]
     masked = length < k.shape[1]
-    return jax.nn.dot_product_attention(
+    y = jax.nn.dot_product_attention(
         q,
         k,
         v,
-        bias,
         scale=scale,
         query_seq_lengths=lengths[0] if masked else None,
         key_value_seq_lengths=lengths[1] if masked else None,
         implementation="cudnn",
     )
-
-
-def _heads_as_batch(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    bias: jax.Array,
-    length: int,
-    scale: float,
-) -> jax.Array:
-    q, k, v = (x.transpose(2, 1, 0, 3) for x in (q, k, v))  # heads n windows d
-    return _cudnn(q, k, v, bias[:, None], length, scale).transpose(2, 1, 0, 3)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _with_bias(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    bias: jax.Array,
-    length: int,
-    scale: float,
-) -> jax.Array:
-    """Attention with a bias whose gradient is computed apart.
-
-    For cuDNN the heads are the batch and the windows are the heads, with one bias for
-    all "heads": 25.3 to 24.4 ms for a step of Video Swin with 4 clips on an H200. JAX
-    (0.10.2 and 0.11.2) asks for the bias's gradient all the same, which is dead code
-    where weights are constants; with 32 clips it is 12 of 140 ms.
-    """
-    return _heads_as_batch(q, k, v, bias, length, scale)
-
-
-def _with_bias_forward(q, k, v, bias, length, scale):
-    y, transpose = jax.vjp(lambda *x: _heads_as_batch(*x, bias, length, scale), q, k, v)
-    return y, (transpose, q, k, v, bias)
-
-
-def _with_bias_backward(length, scale, saved, gradient):
-    transpose, q, k, v, bias = saved
-    _, of_bias = jax.vjp(lambda b: _products(q, k, v, b, None, length, scale), bias)
-    return *transpose(gradient), *of_bias(gradient)
-
-
-_with_bias.defvjp(_with_bias_forward, _with_bias_backward)
+    return y[:, :n, :, :width].reshape(*leading, n, -1, width)

@@ -16,14 +16,13 @@ arXiv:2103.14030) with time as a third axis. Tokens are always (b, t, h, w, c).
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax.models.attention import attend
 from leaps_jax.models.layers import (
     LayerNorm,
     Mlp,
@@ -33,8 +32,7 @@ from leaps_jax.models.layers import (
     truncated_normal,
     xavier_uniform,
 )
-
-ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
+from leaps_jax.models.windows import attend
 
 norm = functools.partial(LayerNorm, epsilon=1e-5, time_axis=1)
 
@@ -43,23 +41,6 @@ def pad_to_multiple(x: jax.Array, of: Sequence[int]) -> jax.Array:
     """Appends zeros to t, h and w of (b, t, h, w, c) up to multiples of `of`."""
     margins = [(0, -n % k) for n, k in zip(x.shape[1:4], of, strict=True)]
     return jnp.pad(x, [(0, 0), *margins, (0, 0)])
-
-
-def partition(x: ArrayT, window: Sequence[int]) -> ArrayT:
-    """Cuts (b, t, h, w, c) into windows: (b, windows, tokens, c)."""
-    b, t, h, w, c = x.shape
-    i, j, k = window
-    x = x.reshape(b, t // i, i, h // j, j, w // k, k, c)
-    return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(b, -1, i * j * k, c)
-
-
-def assemble(x: jax.Array, window: Sequence[int], size: Sequence[int]) -> jax.Array:
-    """Puts windows (b, windows, tokens, c) together again: (b, *size, c)."""
-    b, *_, c = x.shape
-    i, j, k = window
-    t, h, w = size
-    x = x.reshape(b, t // i, h // j, w // k, i, j, k, c)
-    return x.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, t, h, w, c)
 
 
 def relative_positions(window: Sequence[int]) -> jax.Array:
@@ -76,32 +57,6 @@ def relative_positions(window: Sequence[int]) -> jax.Array:
     places = jnp.asarray(np.ravel_multi_index(tokens, table), jnp.int32)
     # an offset of zero is in the middle of the table
     return places[:, None] - places + math.prod(table) // 2
-
-
-def origins(
-    size: Sequence[int], window: Sequence[int], shift: Sequence[int]
-) -> np.ndarray:
-    """Which tokens of a window were neighbours before the roll, (windows, tokens).
-
-    Rolling by -shift brings the first tokens of an axis to its end, into one window
-    with tokens from the other side. Those of equal number came from the same side of
-    every axis.
-
-    >>> origins((1, 1, 6), (1, 1, 3), (0, 0, 1))
-    array([[0, 0, 0],
-           [0, 0, 1]])
-    """
-    ends = np.reshape(size, (3, 1, 1, 1)) - np.reshape(shift, (3, 1, 1, 1))
-    t, h, w = (np.indices(size) >= ends).astype(int)
-    return partition((4 * t + 2 * h + w)[None, ..., None], window)[0, ..., 0]
-
-
-def apart(
-    size: Sequence[int], window: Sequence[int], shift: Sequence[int], dtype: Any
-) -> tuple[jax.Array, jax.Array]:
-    """What `attend` looks up: -100 for a key from another origin than the query's."""
-    own = jax.nn.one_hot(origins(size, window, shift), 8, dtype=dtype)  # windows n 8
-    return -100 * (1 - own)[:, :, None], own
 
 
 class WindowAttention(nn.Module):
@@ -123,22 +78,16 @@ class WindowAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         _, t, h, w, c = x.shape
         axes = list(zip((t, h, w), self.window, self.shift, strict=True))
-        window = [min(n, k) for n, k, _ in axes]
-        shift = [s if n > k else 0 for n, k, s in axes]
+        window = tuple(min(n, k) for n, k, _ in axes)
+        shift = tuple(s if n > k else 0 for n, k, s in axes)
         dense = functools.partial(
             nn.Dense, dtype=self.dtype, kernel_init=xavier_uniform
         )
 
         x = pad_to_multiple(x, window)
-        size = x.shape[1:4]
-        x = jnp.roll(x, [-s for s in shift], (1, 2, 3))
-        x = partition(x, window)  # b windows tokens c
         q, k, v = QueriesKeysValues(self.heads, self.dtype, name="qkv")(x, x)
-        masked = apart(size, window, shift, q.dtype) if any(shift) else None
-        x = attend(q, k, v, self._bias(window), masked).reshape(x.shape)
-        x = assemble(x, window, size)
-        x = jnp.roll(x, shift, (1, 2, 3))[:, :t, :h, :w]
-        return dense(c, name="proj")(x)
+        x = attend(q, k, v, self._bias(window), window, shift).reshape(x.shape)
+        return dense(c, name="proj")(x[:, :t, :h, :w])
 
     def _bias(self, window: Sequence[int]) -> jax.Array:
         """What is added to scores, (heads, n, n)."""
