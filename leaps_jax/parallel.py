@@ -9,6 +9,7 @@ videos that it holds, and only the collectives of the step and the metrics are o
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -165,6 +166,31 @@ def map_steps(
         devices=list(devices),
         donate_argnums=0,
     )
+
+
+def of_own(compiled: Callable, devices: Sequence[jax.Device]) -> Callable:
+    """A mapped function, compiled over several processes, of what each of them holds.
+
+    What `jax.pmap` returns takes that, but no options of the compiler; what it compiles
+    to takes and gives arrays of all processes.
+    """
+    own = [d for d in devices if d.process_index == jax.process_index()]
+
+    def over(devices: Sequence[jax.Device], x: jax.Array) -> jax.Array:
+        """An array over these devices, of the same parts."""
+        assert isinstance(x.sharding, jax.sharding.NamedSharding)
+        mesh, spec = jax.sharding.Mesh(np.array(devices), (AXIS,)), x.sharding.spec
+        shape = (len(devices), *x.shape[1:]) if AXIS in spec else x.shape
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(
+            shape, jax.sharding.NamedSharding(mesh, spec), parts
+        )
+
+    def call(*arguments: Any) -> Any:
+        whole = jax.tree.map(functools.partial(over, devices), arguments)
+        return jax.tree.map(functools.partial(over, own), compiled(*whole))
+
+    return call
 
 
 def map_videos(function: Callable, devices: Sequence[jax.Device]) -> Callable:

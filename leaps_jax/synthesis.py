@@ -620,7 +620,8 @@ class Engine:
         if what not in self._compiled:
             function = make()
             if any(d.process_index != jax.process_index() for d in self.devices):
-                self._compiled[what] = function  # only its call is of all processes
+                compiled = compile_for(function, *arguments)
+                self._compiled[what] = parallel.of_own(compiled, self.devices)
             elif self.programs is None:
                 self._compiled[what] = compile_for(function, *arguments)
             else:

@@ -110,7 +110,7 @@ def _by_definition(q, k, v, bias, window, shift):
 
 # Of one program: its own tokens, and how many at a time it goes through of the others.
 _OWN, _OTHERS = 64, 64
-_WARPS, _STAGES = 4, 2
+_WARPS, _STAGES = 4, 3
 _LOG2_E = math.log2(math.e)
 
 
