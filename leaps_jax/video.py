@@ -12,6 +12,7 @@ import numpy as np
 
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
+from leaps_jax.resizing import resize
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
@@ -100,7 +101,7 @@ def fit(
       size: of the other model.
       precision: of the products that resize it; None is what the device runs fast.
     """
-    b, t, h, w, c = video.shape
+    _, t, h, w, _ = video.shape
     if frames != t:
         chosen, step = np.arange(frames) * t // frames, max(t // frames, 1)
         if np.array_equal(chosen, np.arange(frames) * step):
@@ -109,6 +110,5 @@ def fit(
         else:
             video = video[:, chosen]
     if (h, w) != (size, size):
-        shape = (b, frames, size, size, c)
-        video = jax.image.resize(video, shape, "linear", precision=precision)
+        video = resize(video, (size, size), precision)
     return video
