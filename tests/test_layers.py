@@ -10,7 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 
 MODELS = {path.stem for path in (PACKAGE / "models").glob("*.py")}
-MODELS -= {"__init__", "generations", "layers", "multiscale"}  # shared, as are
+MODELS -= {
+    "__init__",
+    "generations",
+    "layers",
+    "multiscale",
+    "windows",
+}  # shared, as are
 # those of a machine:
 MACHINES = {"activation", "attention", "convolutions", "depthwise"}
 MACHINES |= {"normalization", "pooling"}
@@ -21,8 +27,9 @@ NAMINGS -= {"__init__", "resnet"}
 LAYERS = [
     {"errors", "models.generations"},
     {f"models.{name}" for name in MACHINES},
-    {"config", "hoisting", "processes", "programs"},
-    {"video", "transforms", "distances", "models.layers", "actions.motions"},
+    {"config", "hoisting", "processes", "programs", "resizing"},
+    {"video", "transforms", "distances", "models.layers", "models.windows"},
+    {"actions.motions"},
     {"models.multiscale"},
     {f"models.{name}" for name in MODELS},
     {"entries", "actions.scenes"},
