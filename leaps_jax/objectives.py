@@ -14,7 +14,6 @@ N. Deligiannis, "Leaping Into Memories", ICCV 2023 (arXiv 2303.09941).
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -311,7 +310,6 @@ def l2() -> Objective:
     return term("l2", lambda context: jnp.square(context.video).mean((1, 2, 3, 4)))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def smooth_abs(x: jax.Array, width: float = 1e-2) -> jax.Array:
     """|x|, rounded off below `width`, about half a grey level.
 
@@ -319,13 +317,6 @@ def smooth_abs(x: jax.Array, width: float = 1e-2) -> jax.Array:
     whole step, and the same run on another number of devices into another video.
     """
     return jnp.sqrt(jnp.square(x) + width**2) - width
-
-
-@smooth_abs.defjvp
-def _smooth_abs_jvp(width, of, tangents):
-    # one instruction of a GPU, where a root and a division by it are some forty
-    (x,), (tangent,) = of, tangents
-    return smooth_abs(x, width), tangent * x * jax.lax.rsqrt(jnp.square(x) + width**2)
 
 
 def spatial_tv() -> Objective:
