@@ -175,20 +175,31 @@ def of_own(compiled: Callable, devices: Sequence[jax.Device]) -> Callable:
     to takes and gives arrays of all processes.
     """
     own = [d for d in devices if d.process_index == jax.process_index()]
+    constants: dict[int, tuple[jax.Array, jax.Array]] = {}
+
+    def axes(x: jax.Array) -> jax.sharding.PartitionSpec:
+        assert isinstance(x.sharding, jax.sharding.NamedSharding)
+        return x.sharding.spec
 
     def over(devices: Sequence[jax.Device], x: jax.Array) -> jax.Array:
         """An array over these devices, of the same parts."""
-        assert isinstance(x.sharding, jax.sharding.NamedSharding)
-        mesh, spec = jax.sharding.Mesh(np.array(devices), (AXIS,)), x.sharding.spec
-        shape = (len(devices), *x.shape[1:]) if AXIS in spec else x.shape
+        mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+        shape = (len(devices), *x.shape[1:]) if AXIS in axes(x) else x.shape
         parts = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(
-            shape, jax.sharding.NamedSharding(mesh, spec), parts
+            shape, jax.sharding.NamedSharding(mesh, axes(x)), parts
         )
 
+    def over_all(x: jax.Array) -> jax.Array:
+        if AXIS in axes(x):
+            return over(devices, x)
+        if id(x) not in constants:  # weights: once, since there are hundreds of them
+            constants[id(x)] = x, over(devices, x)  # x, so that no other gets its id
+        return constants[id(x)][1]
+
     def call(*arguments: Any) -> Any:
-        whole = jax.tree.map(functools.partial(over, devices), arguments)
-        return jax.tree.map(functools.partial(over, own), compiled(*whole))
+        outputs = compiled(*jax.tree.map(over_all, arguments))
+        return jax.tree.map(functools.partial(over, own), outputs)
 
     return call
 

@@ -22,6 +22,7 @@ from leaps_jax import (
     jobs,
     loading,
     objectives,
+    parallel,
     programs,
     synthesis,
     taps,
@@ -139,6 +140,17 @@ def made_of(model=None, config=CONFIG, objective=None):
     engine = synthesis.Engine(model, None, objective, config, ONE, Listening())
     engine.compile(1)
     return heard
+
+
+def test_steps_over_processes_have_the_options_of_the_compiler(monkeypatch):
+    devices = [*ONE, types.SimpleNamespace(process_index=1)]
+    of = (network(0), None, objectives.leaps(CONFIG).without("diversity"), CONFIG)
+    engine = synthesis.Engine(*of, devices)
+    monkeypatch.setattr(synthesis, "compile_for", lambda *of: ("compiled", of))
+    monkeypatch.setattr(parallel, "of_own", lambda *of: ("of own", of))
+    got = engine._compile(("steps",), lambda: "function", "state", "batch")
+    compiled = ("compiled", ("function", "state", "batch"))
+    assert got == ("of own", (compiled, devices))
 
 
 @pytest.mark.parametrize(
