@@ -15,11 +15,11 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from leaps_jax.models import generations
+from leaps_jax.models.generations import kernel_or
 
 Size2 = tuple[int, int]
 
-_MOST = 64  # neighbours of a pixel, each of which is a part of the kernel's code
+_MOST = 3  # times as large or small: all neighbours of a pixel are code of the kernel
 
 
 def resize(
@@ -40,26 +40,26 @@ def resize(
         shape = (b, t, *size, c)
         return jax.image.resize(video, shape, "linear", precision=precision)
 
-    kernel = functools.partial(by_neighbours, before=(h, w), after=size)
-    few = _most_neighbours((h, w), size) <= _MOST
-    form = generations.kernel_or(by_products, kernel=kernel) if few else by_products
+    form = by_products
+    if all(1 / _MOST <= n / m <= _MOST for n, m in zip((h, w), size, strict=True)):
+        kernel = functools.partial(by_neighbours, before=(h, w), after=size)
+        form = kernel_or(by_products, kernel=kernel)
     return jax.lax.platform_dependent(video, cuda=form, default=by_products)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def by_neighbours(video: jax.Array, before: Size2, after: Size2) -> jax.Array:
     """As one kernel."""
-    return _sums(video, [interpolation(*of) for of in zip(before, after, strict=True)])
+    return _sums(video, *map(interpolation, before, after))
+
+
+def _by_neighbours_backward(before, after, _, gradient):
+    rows, columns = map(interpolation, before, after)
+    return (_sums(gradient, rows.T, columns.T),)
 
 
 by_neighbours.defvjp(
-    lambda video, *how: (by_neighbours(video, *how), ()),
-    lambda before, after, _, gradient: (
-        _sums(
-            gradient,
-            [interpolation(*of).T for of in zip(before, after, strict=True)],
-        ),
-    ),
+    lambda video, *how: (by_neighbours(video, *how), ()), _by_neighbours_backward
 )
 
 
@@ -91,22 +91,13 @@ def _neighbours(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first.astype(np.int32), np.take_along_axis(weights, columns, 1)
 
 
-def _most_neighbours(before: Size2, after: Size2) -> int:
-    """Of one pixel, or of its gradient."""
-    axes = [interpolation(*of) for of in zip(before, after, strict=True)]
-    return max(
-        math.prod(_neighbours(weights)[1].shape[1] for weights in of)
-        for of in (axes, [weights.T for weights in axes])
-    )
-
-
 _WARPS, _ELEMENTS = 4, 1024  # of a program
 
 
-def _sums(x: jax.Array, weights: list[np.ndarray]) -> jax.Array:
+def _sums(x: jax.Array, of_height: np.ndarray, of_width: np.ndarray) -> jax.Array:
     """The product of height and width with weights that are mostly zero."""
     b, t, h, w, c = x.shape
-    (rows, of_rows), (columns, of_columns) = map(_neighbours, weights)
+    (rows, of_rows), (columns, of_columns) = map(_neighbours, (of_height, of_width))
     shape = (b, t, len(rows), len(columns), c)
     n = math.prod(shape[2:])
 

@@ -8,7 +8,7 @@ import pytest
 from leaps_jax import resizing
 
 
-@pytest.mark.parametrize("size", [(4, 4), (9, 20), (12, 13), (13, 7), (30, 31)])
+@pytest.mark.parametrize("size", [(4, 5), (9, 20), (12, 13), (13, 7), (30, 31)])
 def test_neighbours_give_what_products_give(on_a_gpu, size):
     video = jax.random.normal(jax.random.key(0), (2, 3, 12, 13, 3))
 
@@ -25,7 +25,7 @@ def test_neighbours_give_what_products_give(on_a_gpu, size):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("before", "few"), [(12, True), (80, False)])
+@pytest.mark.parametrize(("before", "few"), [(12, True), (24, True), (80, False)])
 def test_a_gpu_has_a_kernel_for_few_neighbours_and_others_none(before, few):
     video = jax.ShapeDtypeStruct((1, 2, before, before, 3), jnp.float32)
 
