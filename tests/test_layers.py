@@ -10,14 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 
 MODELS = {path.stem for path in (PACKAGE / "models").glob("*.py")}
-MODELS -= {
-    "__init__",
-    "generations",
-    "layers",
-    "multiscale",
-    "windows",
-}  # shared, as are
-# those of a machine:
+MODELS -= {"__init__", "generations", "layers", "multiscale", "windows"}
+# in one form for each machine:
 MACHINES = {"activation", "attention", "convolutions", "depthwise"}
 MACHINES |= {"normalization", "pooling"}
 MODELS -= MACHINES
