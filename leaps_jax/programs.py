@@ -75,9 +75,9 @@ def remembered(what: str, made_of: Any, find: Callable[[], T]) -> T:
     return found
 
 
-# All of a step is then a graph of kernels or two, and those that need not wait for each
-# other, of the model and its verifier above all, run at once: 16 to 21 % of a step on
-# two H200.
+# The kernels of a step are then launched as graphs, and those that need not wait for
+# each other, of the model and its verifier above all, run at once: 16 to 21 % of a step
+# on two H200.
 _OPTIONS_OF_A_GPU = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN"
     ",DYNAMIC_SLICE_FUSION,CONVOLUTION,COLLECTIVES",
