@@ -21,7 +21,10 @@ EXTRAS = {
     ],
     # Published weights are torch or safetensors files.
     "convert": ["torch>=2.4", "safetensors>=0.4"],
+    # The warping error of `evaluate` needs optical flow.
+    "evaluate": ["opencv-python-headless>=4.8"],
     "test": [
+        "opencv-python-headless>=4.8",
         "pytest>=8",
         "pytest-xdist>=3.6",
         "ruff>=0.9",

@@ -16,7 +16,7 @@ if "xla_gpu_enable_triton_gemm" not in _os.environ.get("XLA_FLAGS", ""):
     _flags = _os.environ.get("XLA_FLAGS", "")
     _os.environ["XLA_FLAGS"] = f"{_flags} --xla_gpu_enable_triton_gemm=false".strip()
 
-from leaps_jax import objectives, transforms  # noqa: E402
+from leaps_jax import evaluation, objectives, transforms  # noqa: E402
 from leaps_jax.config import Config, ModelSpec  # noqa: E402
 from leaps_jax.errors import UserError  # noqa: E402
 from leaps_jax.loading import convert, load_model  # noqa: E402
@@ -36,6 +36,7 @@ __all__ = [
     "Result",
     "UserError",
     "convert",
+    "evaluation",
     "estimate_moments",
     "features",
     "list_models",

@@ -24,6 +24,7 @@ from leaps_jax import (
     arguments,
     bench,
     checkpoints,
+    comparison,
     evaluation,
     jobs,
     loading,
@@ -40,6 +41,7 @@ from leaps_jax import (
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.config import PRESETS, Config, ModelSpec
 from leaps_jax.errors import UserError, nearest
+from leaps_jax.evaluation import page, tables
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.taps import Model
 
@@ -486,7 +488,9 @@ def _accuracy(options: argparse.Namespace) -> int:
     _check_known("data", _classes("data", options), model.spec.classes, options)
     data = _same_classes(_data("data", options, model.spec, 2000), model.spec.classes)
     probabilities = training.evaluate(model, data)
-    found = evaluation.accuracy(probabilities, data.labels, model.spec.classes)
+    found = evaluation.accuracy(
+        probabilities, data.labels, model.spec.classes, motions.REVERSED
+    )
     if options.json:
         print(json.dumps(found, indent=1))
         return 0
@@ -510,48 +514,34 @@ def _evaluate(options: argparse.Namespace) -> int:
         reason = "is a folder"
     if reason:
         raise UserError(f"out={str(options.out)!r}: {reason}; choose another file")
-    finished = {folder: runs.results(folder) for folder in options.runs}
+    shown = options.out.with_suffix(".html")
+    if shown == options.out:
+        raise UserError(f"out={str(options.out)!r}: is for JSON; end it in .json")
+    if shown.is_dir() or shown.exists() and not options.overwrite:
+        raise UserError(
+            f"out={str(options.out)!r}: {shown.name} exists; choose another"
+        )
+    finished = {str(folder): runs.results(folder) for folder in options.runs}
     load = functools.partial(loading.load_model, dtype=options.dtype, argument="judges")
     judges = {name: load(name) for name in options.judges}
-    report: dict[str, Any] = {"versions": runs.versions(), "runs": {}}
-    columns = ("run", "judge", "stimuli", "videos", "reversed", "flip", "mirrored")
-    table = Table(*columns, "flip", box=None, header_style="bold")
-    for folder, run in finished.items():
-        rows: dict[str, Any] = {}
-        report["runs"][str(folder)] = rows
-        for name, model in judges.items():
-            row: dict[str, Any] = {}
-            rows[name] = row
-            for what in ("stimuli", "videos"):
-                clips = run[what]
-                if not len(clips):
-                    continue
-                truth = evaluation.truth(model, clips, run["classes"])
-                row[what] = evaluation.judge(model, clips, run["classes"]) | {
-                    "motion": evaluation.summary(truth),
-                    "truth": truth,
-                }
-            table.add_row(str(folder), name, *_shares(row))
+    with Steps("judge", comparison.questions(finished, judges)) as steps:
+        found = comparison.compare(
+            finished, judges, _PARTNERS, lambda done: steps.update(done, {})
+        )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(options.out, report)
-    Console(width=None if sys.stdout.isatty() else 1000).print(table)
-    print(
-        "stimuli, videos: seen as their class. reversed, mirrored: right of the two"
-        f" classes that are each other's; flip: the other after it. Rows: {options.out}"
-    )
+    runs.write_json(options.out, found)
+    shown.write_text(page.page(found, finished))
+    console = Console(width=None if sys.stdout.isatty() else 1000)
+    for rows in tables.of(found):
+        console.print(tables.drawn(rows), "", sep="\n")
+    for line in (*tables.notes(found), f"numbers: {options.out}"):
+        print(line)
+    print(f"what they mean, and plots: {shown}")
     return 0
 
 
-def _shares(row: dict[str, Any]) -> list[str]:
-    cells = []
-    for what in ("stimuli", "videos"):
-        verdict = row.get(what)
-        cells.append(f"{verdict['correct']}/{verdict['of']}" if verdict else "-")
-    for change in evaluation.CHANGES:
-        counts = row["videos"]["motion"].get(change)
-        for key in ("right", "flips"):
-            cells.append(f"{counts[key]}/{counts['of']}" if counts else "-")
-    return cells
+#: What the synthetic actions know of their motions.
+_PARTNERS = {"reversed": motions.REVERSED, "mirrored": motions.MIRRORED}
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -185,17 +185,18 @@ def _contents(problem: Problem) -> dict[str, str | None]:
     """Digests: the same path may hold other pixels or weights tomorrow."""
     verifier = problem.verifier
     return {
-        "pixels of the stimuli": _digest(problem.stimuli),
-        "weights of the model": _digest(problem.model.variables),
-        "weights of the verifier": _digest(verifier and verifier.variables),
+        "pixels of the stimuli": digest(problem.stimuli),
+        "weights of the model": digest(problem.model.variables),
+        "weights of the verifier": digest(verifier and verifier.variables),
     }
 
 
-def _digest(tree: Any) -> str:
-    digest = hashlib.sha256()
+def digest(tree: Any) -> str:
+    """Of the content of all arrays, by which `identity` in run.json knows weights."""
+    found = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 def check(
@@ -489,6 +490,8 @@ td, th {{ text-align: left; padding: .4em 1em .4em 0; vertical-align: top }}
 def results(folder: Path) -> dict[str, Any]:
     """What a run made: `videos` and `stimuli` (n, t, h, w, 3), and n `classes`.
 
+    Its `settings` and `identity` are those of run.json, empty where it has none.
+
     Raises:
       UserError: there is no run, or it has no results yet.
     """
@@ -496,6 +499,7 @@ def results(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / "run.json").read_text())
         with np.load(folder / "videos.npz") as arrays:
             found = {name: arrays[name] for name in ("videos", "stimuli")}
+        found |= {name: record.get(name, {}) for name in ("settings", "identity")}
         return found | {"classes": record["classes"]}
     except (OSError, ValueError, KeyError):
         what = "holds no finished run; give a folder that synthesize wrote"

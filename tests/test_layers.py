@@ -32,11 +32,15 @@ LAYERS = [
     {"zoo", "synthesis", "conversion.families.resnet"},
     {f"conversion.families.{name}" for name in NAMINGS},
     {"conversion.namings", "costs"},
-    {"stimuli", "render", "training", "evaluation", "conversion.sources", "progress"},
+    {"stimuli", "render", "training", "conversion.sources", "progress"},
+    {"evaluation.metrics", "evaluation.motion", "evaluation.judges"},
+    {"evaluation.protocol", "evaluation.tables"},
+    {"evaluation.page"},
     {"loading", "contact_sheet", "bench"},
     {"actions.gallery"},
     {"actions.dataset"},
     {"runs"},
+    {"comparison"},
     {"jobs.table"},
     {"jobs.settings", "jobs.folder"},
     {"jobs.journal"},
@@ -50,6 +54,7 @@ LAYERS = [
 #: The package's door: it imports what users call, and its version is read from it.
 DOOR = {"__init__", "models.__init__", "conversion.__init__", "actions.__init__"}
 DOOR |= {"conversion.families.__init__", "jobs.__init__"}
+DOOR |= {"evaluation.__init__"}
 #: Packages that only these modules may import.
 KEPT = {
     "orbax": {"checkpoints"},
@@ -60,7 +65,9 @@ KEPT = {
     "mediapy": {"stimuli", "render"},
     "imageio_ffmpeg": {"stimuli", "render"},
     "PIL": {"stimuli", "contact_sheet"},
-    "rich": {"progress", "cli"},
+    "rich": {"progress", "cli", "evaluation.tables"},
+    "cv2": {"evaluation.motion"},
+    "matplotlib": {"evaluation.page"},
 }
 
 
@@ -130,7 +137,7 @@ def test_a_heavy_package_is_known_to_few(package):
 
 
 def test_import_is_light():
-    heavy = ["torch", "tensorflow", "mediapy", "orbax", "matplotlib", "IPython"]
+    heavy = ["torch", "tensorflow", "mediapy", "orbax", "matplotlib", "cv2", "IPython"]
     code = f"import sys, leaps_jax;print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

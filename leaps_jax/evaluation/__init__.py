@@ -1,0 +1,46 @@
+"""Is it right? What judges see in videos, and whether the videos show the motion.
+
+`evaluate` asks everything at once; the modules hold the parts: `metrics` numbers of
+answers, `motion` of pixels, `judges` the asking, `protocol` what is asked, `tables` and
+`page` tell of it.
+"""
+
+from leaps_jax.evaluation.judges import (
+    CHANGES,
+    ORDERS,
+    Answers,
+    ask,
+    joined,
+    judge,
+    seen,
+    summary,
+    truth,
+)
+from leaps_jax.evaluation.metrics import accuracy, diversity, inception_score
+from leaps_jax.evaluation.motion import (
+    motion_energy,
+    neighbour_change,
+    warping_error,
+)
+from leaps_jax.evaluation.protocol import SOURCES, evaluate, fresh_noise
+
+__all__ = [
+    "CHANGES",
+    "ORDERS",
+    "SOURCES",
+    "Answers",
+    "accuracy",
+    "ask",
+    "diversity",
+    "evaluate",
+    "fresh_noise",
+    "inception_score",
+    "joined",
+    "judge",
+    "motion_energy",
+    "neighbour_change",
+    "seen",
+    "summary",
+    "truth",
+    "warping_error",
+]
