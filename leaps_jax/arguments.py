@@ -96,9 +96,11 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "evaluate",
-        "Ask judges about finished runs: what they see, and whether a video that runs"
-        " backwards, or is mirrored, becomes the opposite class.",
-        "leaps-jax evaluate run/ --judges x3d_xs@actions --out report.json",
+        "Ask judges about finished runs: what they see, whether the order of frames"
+        " matters to them, and how the videos move. Writes a table, JSON, and a page"
+        " with plots. Judges that took part in a run do not count.",
+        "leaps-jax evaluate run/ --judges x3d_xs@actions vivit_small@actions"
+        " --out report.json",
     )
     _add_evaluate(sub)
 
@@ -315,7 +317,13 @@ def _add_accuracy(sub: argparse.ArgumentParser) -> None:
 def _add_evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders")
     sub.add_argument("--judges", nargs="+", required=True, metavar="NAME@WEIGHTS")
-    sub.add_argument("--out", required=True, type=Path, metavar="REPORT", help=".json")
+    sub.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="REPORT",
+        help="a .json file; the page is written beside it, as .html",
+    )
     sub.add_argument("--dtype", metavar="float32|bfloat16", help="compute type")
     _add_overwrite(sub)
 

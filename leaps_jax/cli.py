@@ -515,12 +515,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     if reason:
         raise UserError(f"out={str(options.out)!r}: {reason}; choose another file")
     shown = options.out.with_suffix(".html")
-    if shown == options.out:
-        raise UserError(f"out={str(options.out)!r}: is for JSON; end it in .json")
-    if shown.is_dir() or shown.exists() and not options.overwrite:
-        raise UserError(
-            f"out={str(options.out)!r}: {shown.name} exists; choose another"
-        )
+    reason = "is for JSON; end it in .json" if shown == options.out else None
+    if shown.is_dir():
+        reason = f"{shown.name} beside it is a folder; choose another file"
+    elif shown.exists() and not options.overwrite:
+        reason = f"{shown.name} beside it exists; use --overwrite"
+    if reason:
+        raise UserError(f"out={str(options.out)!r}: {reason}")
     finished = {str(folder): runs.results(folder) for folder in options.runs}
     load = functools.partial(loading.load_model, dtype=options.dtype, argument="judges")
     judges = {name: load(name) for name in options.judges}

@@ -392,18 +392,26 @@ def test_evaluate_writes_a_report_and_prints_a_table(call, root, finished):
     assert ran.code == 0, ran.err
     for name in ("finished", "walk", "weights", "walkers"):
         assert name in ran.out
+    assert "judge 10/10" in ran.err
     report = json.loads((root / "reports" / "one.json").read_text())["runs"]
-    own = report[str(folder)][judges[0]]
+    own = report[str(folder)]["judges"][judges[0]]
     assert own["stimuli"]["of"] == own["videos"]["of"] == 1
     assert own["videos"]["motion"] == {}
+    assert (own["mark"], own["counted"]) == ("self", False)
+    assert report[str(folder)]["judges"][judges[1]]["mark"] == "twin"
     run = record(folder)["judges"]["self"]
     assert own["videos"]["seen"] == run["seen"]
-    walked = report[str(walk)][judges[1]]
-    assert walked.keys() == {"videos"}, "there are no stimuli"
+    walked = report[str(walk)]["judges"][judges[1]]
+    assert "stimuli" not in walked, "there are none"
+    assert walked["counted"], "nothing says what made this run"
     assert walked["videos"]["motion"]["reversed"]["of"] == 2
     truth = walked["videos"]["truth"]
     assert {row["class"] for row in truth} == {classes[0], classes[2]}
+    page = (root / "reports" / "one.html").read_text()
+    assert str(walk) in page and "<svg" in page and "<img" in page
     assert_refused(call, root, words, ["out=", "exists", "--overwrite"])
+    (root / "reports" / "one.json").unlink()
+    assert_refused(call, root, words, ["out=", "one.html beside it", "--overwrite"])
     assert call(*words, "--overwrite").code == 0
 
 
@@ -605,6 +613,7 @@ REFUSED_EVALUATE = {
     "damaged run": ({"runs": "{root}/damaged"}, ["run=", "no finished run"]),
     "unknown judge": ({"judges": "x3d_xs@w"}, ["judges='x3d_xs@w'", "write x3d_xs@"]),
     "out exists": ({"out": "{root}/notes.txt"}, ["out=", "exists", "--overwrite"]),
+    "out is a page": ({"out": "{root}/one.html"}, ["out=", "end it in .json"]),
     "out below a file": (
         {"out": "{root}/notes.txt/one.json"},
         ["out=", "notes.txt is a file"],
