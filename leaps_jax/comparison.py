@@ -49,6 +49,7 @@ def compare(
             run["classes"],
             judges,
             stimuli=run["stimuli"] if len(run["stimuli"]) else None,
+            saved=run.get("saved"),
             partners=partners,
             marks=marks(run, judges, digests),
             progress=answered,
@@ -60,8 +61,10 @@ def questions(
     finished: Mapping[str, Mapping[str, Any]], judges: Mapping[str, Model]
 ) -> int:
     """How many there are: judges times sources of each run."""
-    sources = sum(2 + bool(len(run["stimuli"])) for run in finished.values())
-    return len(judges) * sources
+    asked = 0
+    for run in finished.values():
+        asked += 2 + bool(len(run["stimuli"])) + (run.get("saved") is not None)
+    return len(judges) * asked
 
 
 def marks(

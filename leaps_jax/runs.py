@@ -32,7 +32,15 @@ import numpy as np
 import optax
 
 import leaps_jax
-from leaps_jax import checkpoints, evaluation, parallel, processes, render, synthesis
+from leaps_jax import (
+    checkpoints,
+    evaluation,
+    parallel,
+    processes,
+    render,
+    stimuli,
+    synthesis,
+)
 from leaps_jax.errors import UserError
 from leaps_jax.programs import Programs
 from leaps_jax.progress import Steps, interruptible
@@ -490,7 +498,8 @@ td, th {{ text-align: left; padding: .4em 1em .4em 0; vertical-align: top }}
 def results(folder: Path) -> dict[str, Any]:
     """What a run made: `videos` and `stimuli` (n, t, h, w, 3), and n `classes`.
 
-    Its `settings` and `identity` are those of run.json, empty where it has none.
+    Its `settings` and `identity` are those of run.json, empty where it has none;
+    `saved` are the videos as read back from their mp4 files, None where one is missing.
 
     Raises:
       UserError: there is no run, or it has no results yet.
@@ -500,10 +509,24 @@ def results(folder: Path) -> dict[str, Any]:
         with np.load(folder / "videos.npz") as arrays:
             found = {name: arrays[name] for name in ("videos", "stimuli")}
         found |= {name: record.get(name, {}) for name in ("settings", "identity")}
-        return found | {"classes": record["classes"]}
+        found["classes"] = record["classes"]
+        return found | {"saved": _saved(folder, found["classes"], found["videos"])}
     except (OSError, ValueError, KeyError):
         what = "holds no finished run; give a folder that synthesize wrote"
         raise UserError(f"run={str(folder)!r}: {what}") from None
+
+
+def _saved(folder: Path, classes: list[str], videos: np.ndarray) -> np.ndarray | None:
+    paths = [folder / "videos" / f"{name}.mp4" for name in _file_names(classes)]
+    if render.can_write() or not all(path.is_file() for path in paths):
+        return None
+    try:
+        clips = [stimuli.read_clip(path, argument="run") for path in paths]
+    except UserError:
+        return None
+    _, t, h, w, _ = videos.shape  # an odd height or width was made even
+    found = [clip[:t, :h, :w].astype(np.float32) / 255 for clip in clips]
+    return np.stack(found) if {v.shape for v in found} == {(t, h, w, 3)} else None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -392,7 +392,7 @@ def test_evaluate_writes_a_report_and_prints_a_table(call, root, finished):
     assert ran.code == 0, ran.err
     for name in ("finished", "walk", "weights", "walkers"):
         assert name in ran.out
-    assert "judge 10/10" in ran.err
+    assert "judge 12/12" in ran.err
     report = json.loads((root / "reports" / "one.json").read_text())["runs"]
     own = report[str(folder)]["judges"][judges[0]]
     assert own["stimuli"]["of"] == own["videos"]["of"] == 1
@@ -401,7 +401,10 @@ def test_evaluate_writes_a_report_and_prints_a_table(call, root, finished):
     assert report[str(folder)]["judges"][judges[1]]["mark"] == "twin"
     run = record(folder)["judges"]["self"]
     assert own["videos"]["seen"] == run["seen"]
+    (seen,) = own["saved"]["seen"]
+    assert seen in CLASSES, "the mp4 file was read back"
     walked = report[str(walk)]["judges"][judges[1]]
+    assert "saved" not in walked
     assert "stimuli" not in walked, "there are none"
     assert walked["counted"], "nothing says what made this run"
     assert walked["videos"]["motion"]["reversed"]["of"] == 2

@@ -1,12 +1,14 @@
 """What judges are asked, and that every number says what it claims to say."""
 
 import html.parser
+import io
 import json
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rich.console
 
 from leaps_jax import Model, ModelSpec, UserError, comparison, evaluation
 from leaps_jax.actions import motions
@@ -308,7 +310,7 @@ def test_ceiling_floor_and_ratio():
     found = evaluate(
         videos, [LEFT, RIGHT] * 3, stimuli=stimuli, progress=lambda: asked.append(1)
     )
-    assert len(asked) == 2 * 3
+    assert len(asked) == 2 * 3, "two judges about videos, stimuli and noise"
     held = found["held_out"]
     assert held["stimuli"]["top1"]["value"] == held["videos"]["top1"]["value"] == 0.75
     assert held["noise"]["top1"]["value"] < 0.75
@@ -413,6 +415,25 @@ def test_the_page_escapes_what_others_wrote():
     for _, attributes in tags.found:
         for key in ("src", "href", "xlink:href"):
             assert not (attributes.get(key) or "").startswith(outside)
+
+
+def test_files_are_judged_beside_arrays():
+    found = evaluate(VIDEOS, [LEFT, RIGHT], {"judge": judge()}, saved=VIDEOS[::-1])
+    assert found["held_out"]["saved"]["top1"]["value"] == 0
+    (line,) = tables.notes({"runs": {"run": found}})
+    assert line == "run: held-out top-1 of the mp4 files 0%, of the arrays 100%"
+
+
+def test_tables_fit_a_terminal_of_80_columns():
+    run = evaluate(VIDEOS, [LEFT, RIGHT], stimuli=VIDEOS, marks={"judge@b": "twin"})
+    name = "a/rather/long/path/of/a/run/on/some/disk"
+    console = rich.console.Console(width=80, record=True, file=io.StringIO())
+    for rows in tables.of({"runs": {name: run}}):
+        console.print(tables.drawn(rows))
+    told = console.export_text()
+    for word in ("stimuli", "flips", "diversity", "shuffled", "warping", "likeness"):
+        assert word in told, "whole, not folded"
+    assert "…" not in told and max(map(len, told.splitlines())) <= 80
 
 
 def test_columns_of_a_table_have_names_of_their_own():

@@ -22,12 +22,11 @@ from leaps_jax.evaluation.motion import (
     neighbour_change,
     warping_error,
 )
-from leaps_jax.evaluation.protocol import SOURCES, evaluate, fresh_noise
+from leaps_jax.evaluation.protocol import evaluate, fresh_noise
 
 __all__ = [
     "CHANGES",
     "ORDERS",
-    "SOURCES",
     "Answers",
     "accuracy",
     "ask",

@@ -190,24 +190,25 @@ def nearest(videos: np.ndarray, stimuli: np.ndarray) -> list[dict[str, Any]]:
     """
     if not len(videos):
         return []
-    flat = stimuli.reshape(len(stimuli), -1).astype(np.float32)
-    means = flat.mean(1, keepdims=True)
-    spreads = np.maximum(flat.std(1), 1e-12)
-    centred = flat - means
-    rows = []
-    for number, video in enumerate(videos):
-        v = video.reshape(-1).astype(np.float32)
-        distances = np.array([np.sqrt(np.square(v - s).mean()) for s in flat]) / spreads
-        together = centred @ (v - v.mean()) / v.size
-        correlations = together / (spreads * max(float(v.std()), 1e-12))
-        best = int(distances.argmin())
-        own = bool((flat[best] == flat[number]).all())
+    clips, shown = (a.reshape(len(a), -1).astype(np.float32) for a in (stimuli, videos))
+    count, rows = clips.shape[-1], []
+    means, spreads = clips.mean(1), np.maximum(clips.std(1), 1e-12)
+    clips = clips - means[:, None]
+    for number, video in enumerate(shown):
+        mean, spread = video.mean(), max(float(video.std()), 1e-12)
+        correlations = clips @ (video - mean) / (count * spread * spreads)
+        # |v - s|² from the products that are there; the nearest again, without rounding
+        squares = spread**2 + spreads**2 - 2 * correlations * spread * spreads
+        best = int(((squares + (mean - means) ** 2) / spreads**2).argmin())
+        away = video - (clips[best] + means[best])
+        distance = float(np.sqrt(np.square(away).mean()) / spreads[best])
+        own = bool((stimuli[best] == stimuli[number]).all())
         rows.append(
             {
                 "stimulus": best,
-                "distance": float(distances[best]),
+                "distance": distance,
                 "correlation": float(correlations.max()),
-                "own": own if np.isfinite(distances[best]) else None,
+                "own": own if np.isfinite(distance) else None,
             }
         )
     return rows

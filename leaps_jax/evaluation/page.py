@@ -33,7 +33,7 @@ def page(
     for name, run in report["runs"].items():
         parts.append(f"<h2>{_text(name)}</h2>")
         parts.append(_table(tables.judged(name, run)))
-        parts += _notes(report, run)
+        parts += _notes(name, run)
         parts.append(_figures(run))
         if finished and name in finished:
             parts.append(_pictures(run, finished[name]))
@@ -103,8 +103,8 @@ def _table(rows: Rows) -> str:
     )
 
 
-def _notes(report: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
-    own = tables.notes({**report, "runs": {"": run}})
+def _notes(name: str, run: Mapping[str, Any]) -> list[str]:
+    own = tables.notes({"runs": {name: run}})
     return [f'<p class="quiet">{_text(line)}</p>' for line in own]
 
 

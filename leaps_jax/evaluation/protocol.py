@@ -16,9 +16,6 @@ from leaps_jax.evaluation import metrics, motion
 from leaps_jax.evaluation.judges import CHANGES, ORDERS, Partners
 from leaps_jax.taps import Model
 
-#: What judges are asked about, videos first; stimuli only where there are some.
-SOURCES = ("videos", "stimuli", "noise")
-
 _NOISE_STD = 0.225  # of pixels: unit variance as most networks here normalise them
 _NOISE = f"fresh: normal about grey (0.5), std {_NOISE_STD}, clipped to [0, 1]"
 
@@ -30,6 +27,7 @@ def evaluate(
     *,
     stimuli: np.ndarray | None = None,
     noise: np.ndarray | None = None,
+    saved: np.ndarray | None = None,
     partners: Partners | None = None,
     marks: Mapping[str, str] | None = None,
     splits: int = 1,
@@ -46,6 +44,8 @@ def evaluate(
       judges: by name.
       stimuli: (n, t, h, w, 3) pixels, that of each video: the ceiling.
       noise: (n, t, h, w, 3) pixels, the floor; by default `fresh_noise`.
+      saved: (n, t, h, w, 3) pixels, the videos as read back from compressed files:
+        what an optimiser hides in the last bits is lost there.
       partners: {"reversed" or "mirrored": {class: what it becomes by that}}.
       marks: {judge: why it does not count}, of those that took part in making the
         videos: "self", "verifier", "twin". They are asked, and left out of means.
@@ -64,10 +64,10 @@ def evaluate(
       UserError: the arguments do not fit together.
     """
     marks, partners = marks or {}, partners or {}
-    _check(videos, classes, judges, stimuli, noise, marks)
-    sources = {"videos": videos}
-    if stimuli is not None:
-        sources["stimuli"] = stimuli
+    given = {"stimuli": stimuli, "noise": noise, "saved": saved}
+    sources = {name: clips for name, clips in given.items() if clips is not None}
+    _check(videos, classes, judges, sources, marks)
+    sources = {"videos": videos} | sources
     sources["noise"] = fresh_noise(videos.shape, seed) if noise is None else noise
     if batch is None and len(videos):
         batch = min(judging.batch_size(), 1 << (len(videos) - 1).bit_length())
@@ -79,7 +79,7 @@ def evaluate(
         mark = marks.get(name, "")
         table[name] = {"model": model.spec.name, "mark": mark, "counted": not mark}
         for source, clips in sources.items():
-            found = _asked(model, clips, of, source == "noise")
+            found = _asked(model, clips, of, source in ("videos", "stimuli"))
             table[name][source] = found.report
             if not mark:
                 verdicts[source].append(found)
@@ -113,15 +113,15 @@ def fresh_noise(shape: Sequence[int], seed: int = 0) -> np.ndarray:
     return np.clip(0.5 + _NOISE_STD * noise, 0, 1)
 
 
-def _check(videos, classes, judges, stimuli, noise, marks) -> None:
+def _check(videos, classes, judges, sources, marks) -> None:
     if videos.ndim != 5 or videos.shape[-1] != 3:
         raise UserError(f"videos of shape {videos.shape}: must be (n, t, h, w, 3)")
     if len(classes) != len(videos):
         raise UserError(
             f"classes: {len(classes)} for {len(videos)} videos; name one for each"
         )
-    for name, clips in (("stimuli", stimuli), ("noise", noise)):
-        if clips is not None and clips.shape != videos.shape:
+    for name, clips in sources.items():
+        if clips.shape != videos.shape:
             raise UserError(
                 f"{name} of shape {clips.shape}: must be that of the videos,"
                 f" {videos.shape}"
@@ -156,7 +156,7 @@ class _Asked(NamedTuple):
     seed: int
 
 
-def _asked(model: Model, videos: np.ndarray, of: _Asked, noise: bool) -> _Verdict:
+def _asked(model: Model, videos: np.ndarray, of: _Asked, order: bool) -> _Verdict:
     answers = judging.ask(model, videos, of.batch)
     before, names = answers.probabilities, of.classes
     right = {f"top{k}": _right(model, before, names, k) for k in (1, 5)}
@@ -171,15 +171,15 @@ def _asked(model: Model, videos: np.ndarray, of: _Asked, noise: bool) -> _Verdic
         "diversity": metrics.estimate(list(spread.values()), of.seed)
         | {"classes": len(spread), "features": answers.source},
     }
-    if noise:  # has no order to lose
+    if not order:  # noise has none to lose
         return _Verdict(report, right, [])
 
-    order, after = {}, {}
+    orders, after = {}, {}
     for name, changed in ORDERS.items():
         after[name] = judging.seen(model, changed(videos), of.batch)
         still = _right(model, after[name], names, 1)
         right[name] = right["top1"] - still
-        order[name] = {
+        orders[name] = {
             "top1": metrics.estimate(still, of.seed),
             "drop": metrics.estimate(right[name], of.seed),
         }
@@ -191,7 +191,7 @@ def _asked(model: Model, videos: np.ndarray, of: _Asked, noise: bool) -> _Verdic
             truth += judging.turns(
                 known, names, of.partners, change, before, after[change]
             )
-    report |= {"order": order, "motion": judging.summary(truth), "truth": truth}
+    report |= {"order": orders, "motion": judging.summary(truth), "truth": truth}
     return _Verdict(report, right, truth)
 
 

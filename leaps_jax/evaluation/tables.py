@@ -211,6 +211,14 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         told["mark"] for run in runs for told in run["judges"].values() if told["mark"]
     )
     lines = [f"({mark}): {MARKS.get(mark, mark)}; not in the mean" for mark in marks]
+    for name, run in report["runs"].items():
+        held = run["held_out"]
+        if held["videos"]["judges"] and "saved" in held:
+            top1 = [percent(held[source]["top1"]) for source in ("saved", "videos")]
+            lines.append(
+                f"{name}: held-out top-1 of the mp4 files {top1[0]}, of the arrays"
+                f" {top1[1]}"
+            )
     lacking = {run["temporal"]["lacking"] for run in runs} - {None}
     return lines + sorted(lacking)
 
