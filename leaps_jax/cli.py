@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from leaps_jax import (
     arguments,
@@ -534,7 +535,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     shown.write_text(page.page(found, finished))
     console = Console(width=None if sys.stdout.isatty() else 1000)
     for rows in tables.of(found):
-        console.print(tables.drawn(rows), "", sep="\n")
+        console.print(tables.drawn(rows))
+        console.print(Text(rows.note + "\n", style="dim"), width=80)
     for line in (*tables.notes(found), f"numbers: {options.out}"):
         print(line)
     print(f"what they mean, and plots: {shown}")

@@ -276,7 +276,7 @@ def test_judges_that_took_part_do_not_count():
     held = found["held_out"]["videos"]
     assert (held["judges"], held["top1"]["value"]) == (1, 1.0)
     assert held["motion"]["all"]["of"] == 4, "two videos, two changes, one judge"
-    assert held["motion"]["all"]["flips"]["value"] == 1
+    assert held["motion"]["all"]["both"]["value"] == 1
     both = evaluate(VIDEOS, [LEFT, RIGHT])["held_out"]["videos"]
     assert (both["judges"], both["top1"]["value"]) == (2, 0.75)
     none = dict.fromkeys(("judge@a", "judge@b"), "twin")
@@ -290,6 +290,9 @@ def test_order_matters_to_a_judge_that_sees_only_order():
     assert order["reversed"]["drop"]["value"] == 1
     assert order["frozen"]["top1"]["value"] == 0.5, "no way is the first class"
     blind = evaluate(VIDEOS, [LEFT, RIGHT], {"judge": judge(always=1.0)})
+    turns = blind["held_out"]["videos"]["motion"]["all"]
+    assert turns["right"]["value"] == turns["flips"]["value"] == 0.5
+    assert turns["both"]["value"] == 0, "no motion is seen"
     drops = blind["held_out"]["videos"]["drop"].values()
     assert all(drop["value"] == 0 for drop in drops)
 

@@ -72,8 +72,9 @@ def _answer(report: Mapping[str, Any]) -> str:
         if turns.get("of"):
             said += (
                 f"; where a class differs from another in its motion alone, they prefer"
-                f" the right one in {percent(turns['right'])}, and change their mind"
-                f" with the direction in {percent(turns['flips'])}"
+                f" the right one in {percent(turns['right'])}, the other one in"
+                f" {percent(turns['flips'])} once the video is turned round, and do both"
+                f" in <b>{percent(turns['both'])}</b>"
             )
         times = run["temporal"]["motion_energy"].get("ratio", {}).get("value")
         if times is not None:

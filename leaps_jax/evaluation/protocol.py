@@ -219,7 +219,8 @@ def _mean(verdicts: Sequence[_Verdict], seed: int, n: int) -> dict[str, Any]:
     for key in ("inception_score", "diversity"):
         values = [v.report[key]["value"] for v in verdicts]
         values = [v for v in values if v is not None]
-        found[key] = float(np.mean(values)) if values else None
+        mean = float(np.mean(values)) if values else None
+        found[key] = {"value": mean, "low": None, "high": None}
     if any("order" in v.report for v in verdicts):
         found["drop"] = {name: over_judges(name) for name in ORDERS}
         found["motion"] = {
@@ -232,16 +233,20 @@ def _mean(verdicts: Sequence[_Verdict], seed: int, n: int) -> dict[str, Any]:
 def _turns(
     verdicts: Sequence[_Verdict], changes: Sequence[str], seed: int, n: int
 ) -> dict[str, Any]:
-    """Of all rows of `truth`: the share that is right, and the share that flips."""
-    sums = {key: np.zeros(n) for key in ("of", "right", "flips")}
+    """Of all rows of `truth`, the shares that are right, that flip, and that do both.
+
+    A judge that sees no motion does one or the other, and never both.
+    """
+    shares = ("right", "flips", "both")
+    sums = {key: np.zeros(n) for key in ("of", *shares)}
     for row in (row for v in verdicts for row in v.truth if row["change"] in changes):
         sums["of"][row["video"]] += 1
-        sums["right"][row["video"]] += row["before"] > 0.5
-        sums["flips"][row["video"]] += row["after"] > 0.5
+        right, flips = row["before"] > 0.5, row["after"] > 0.5
+        sums["right"][row["video"]] += right
+        sums["flips"][row["video"]] += flips
+        sums["both"][row["video"]] += right and flips
     counts = {"of": int(sums["of"].sum())}
-    return counts | {
-        key: metrics.ratio(sums[key], sums["of"], seed) for key in ("right", "flips")
-    }
+    return counts | {key: metrics.ratio(sums[key], sums["of"], seed) for key in shares}
 
 
 def _temporal(

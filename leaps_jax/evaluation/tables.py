@@ -30,7 +30,7 @@ MEANINGS = {
     " down and standing up; waving left and waving right hand): the right one of the"
     " two is the likelier.",
     "flips": "the same videos, played backwards or mirrored: now the partner is the"
-    " likelier. A judge that sees a pose and no motion gets 50 %.",
+    " likelier. A judge that sees a pose and no motion gets 50 %, and never both.",
     "shuffled, reversed, frozen": "points of top-1 lost when frames are put in random"
     " order, played backwards, or replaced by the middle one. Near 0: the judge needed"
     " no motion.",
@@ -50,8 +50,27 @@ MEANINGS = {
 }
 
 
+_ORDERS = ("shuffled", "reversed", "frozen")
+_JUDGED = (
+    "stimuli, noise: top-1 on these, the ceiling and the floor. right: of two classes"
+    " that differ in their motion alone, the right one is preferred; flips: the other"
+    " one is, once the video is played backwards or mirrored (without seeing motion:"
+    " 50%)."
+)
+_HELD_OUT = (
+    "IS: Inception Score. diversity: of the videos of one class, 0 for copies."
+    " shuffled, reversed, frozen: points of top-1 that this costs; near 0, no motion"
+    " was needed."
+)
+_PIXELS = (
+    "energy: variance over time. change: between neighbouring frames. warping: what is"
+    " left of it after motion; above the stimuli's it flickers. likeness: correlation"
+    " with the most similar stimulus (the largest); own: it is the video's own."
+)
+
+
 class Rows(NamedTuple):
-    """A table: its title, the names of its columns, and cells of text.
+    """A table: its title, the names of its columns, cells of text, what to read below.
 
     `quiet` are the numbers of rows that do not count, `bold` of those that sum up.
     """
@@ -59,6 +78,7 @@ class Rows(NamedTuple):
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    note: str
     quiet: frozenset[int] = frozenset()
     bold: frozenset[int] = frozenset()
 
@@ -147,7 +167,9 @@ def judged(name: str, run: Mapping[str, Any]) -> Rows:
     )
     columns = ("judge", "top-1", "95 %", "top-5", "stimuli", "noise", "right", "flips")
     quiet = frozenset(range(counted, len(judges)))
-    return Rows(", ".join(parts), columns, rows, quiet, frozenset({len(judges)}))
+    return Rows(
+        ", ".join(parts), columns, rows, _JUDGED, quiet, frozenset({len(judges)})
+    )
 
 
 def held_out(runs: Mapping[str, Any]) -> Rows:
@@ -162,16 +184,13 @@ def held_out(runs: Mapping[str, Any]) -> Rows:
                 str(videos["judges"]),
                 percent(videos["top1"]),
                 interval(videos["top1"]),
-                number(videos["inception_score"]),
-                number(videos["diversity"]),
+                number(videos["inception_score"]["value"]),
+                number(videos["diversity"]["value"]),
                 *(points(drop.get(order)) for order in _ORDERS),
             )
         )
     columns = ("run", "judges", "top-1", "95 %", "IS", "diversity", *_ORDERS)
-    return Rows("Held-out judges, by run", columns, rows)
-
-
-_ORDERS = ("shuffled", "reversed", "frozen")
+    return Rows("Held-out judges, by run", columns, rows, _HELD_OUT)
 
 
 def pixels(runs: Mapping[str, Any]) -> Rows:
@@ -191,17 +210,15 @@ def pixels(runs: Mapping[str, Any]) -> Rows:
         cells.append("-" if mean is None else f"{mean:.2f} ({largest:.2f})")
         rows.append((name, *cells, percent(near.get("own"))))
     columns = ("run", "energy", "change", "warping", "likeness", "own")
-    return Rows("Pixels (and how many times the stimuli's)", columns, rows)
+    return Rows("Pixels (and how many times the stimuli's)", columns, rows, _PIXELS)
 
 
 def of(report: Mapping[str, Any]) -> list[Rows]:
-    """All tables of a report."""
+    """All tables of a report; of those that are alike, the last has the note."""
     runs = report["runs"]
-    return [
-        *(judged(name, run) for name, run in runs.items()),
-        held_out(runs),
-        pixels(runs),
-    ]
+    each = [judged(name, run) for name, run in runs.items()]
+    alike = [rows._replace(note="") for rows in each[:-1]] + each[-1:]
+    return [*alike, held_out(runs), pixels(runs)]
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
@@ -224,7 +241,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
 
 
 def drawn(rows: Rows) -> Table:
-    """One of them for a terminal."""
+    """One of them for a terminal, without its note."""
     found = Table(
         box=None,
         title=Text(rows.title),
