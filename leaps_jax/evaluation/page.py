@@ -73,7 +73,7 @@ def _answer(report: Mapping[str, Any]) -> str:
             said += (
                 f"; where a class differs from another in its motion alone, they prefer"
                 f" the right one in {percent(turns['right'])}, the other one in"
-                f" {percent(turns['flips'])} once the video is turned round, and do both"
+                f" {percent(turns['flips'])} once it is turned round, and do both"
                 f" in <b>{percent(turns['both'])}</b>"
             )
         times = run["temporal"]["motion_energy"].get("ratio", {}).get("value")
@@ -325,6 +325,7 @@ th {{ border-bottom: 1px solid #8888; font-weight: 500 }}
   background: color-mix(in srgb, #3b82c4 calc(var(--share) * .7), transparent) }}
 .plots {{ display: flex; flex-wrap: wrap; gap: 0 2em }}
 .plots svg {{ width: 30em; max-width: 100%; height: auto }}
+.pictures small {{ white-space: nowrap }}
 img {{ height: 84px; image-rendering: pixelated }}
 dt {{ font-weight: 600 }} dd {{ margin: 0 0 .5em 1.5em }}
 </style>

@@ -30,12 +30,14 @@ MEANINGS = {
     " down and standing up; waving left and waving right hand): the right one of the"
     " two is the likelier.",
     "flips": "the same videos, played backwards or mirrored: now the partner is the"
-    " likelier. A judge that sees a pose and no motion gets 50 %, and never both.",
+    " likelier. A judge that sees a pose and no motion gets 50 %.",
+    "both": "right before, and the partner after: 0 for a judge that sees no motion.",
     "shuffled, reversed, frozen": "points of top-1 lost when frames are put in random"
     " order, played backwards, or replaced by the middle one. Near 0: the judge needed"
     " no motion.",
-    "IS": "Inception Score, exp(mean KL(p(y|x) || p(y))): at most the number of"
-    " classes, or of videos. Compare it between runs of equal size and judges only.",
+    "IS": "Inception Score (Salimans et al. 2016), exp(mean KL(p(y|x) || p(y))): at"
+    " most the number of classes, or of videos. Compare it between runs of equal size"
+    " and judges only.",
     "diversity": "1 - mean cosine of penultimate features of every two videos of one"
     " class; 0 for copies.",
     "energy": "motion energy: variance of pixels over time (and how many times that of"
@@ -60,7 +62,7 @@ _JUDGED = (
 _HELD_OUT = (
     "IS: Inception Score. diversity: of the videos of one class, 0 for copies."
     " shuffled, reversed, frozen: points of top-1 that this costs; near 0, no motion"
-    " was needed."
+    " was needed. both: right, and flips."
 )
 _PIXELS = (
     "energy: variance over time. change: between neighbouring frames. warping: what is"
@@ -181,15 +183,15 @@ def held_out(runs: Mapping[str, Any]) -> Rows:
         rows.append(
             (
                 name,
-                str(videos["judges"]),
                 percent(videos["top1"]),
                 interval(videos["top1"]),
                 number(videos["inception_score"]["value"]),
                 number(videos["diversity"]["value"]),
                 *(points(drop.get(order)) for order in _ORDERS),
+                percent(videos.get("motion", {}).get("all", {}).get("both")),
             )
         )
-    columns = ("run", "judges", "top-1", "95 %", "IS", "diversity", *_ORDERS)
+    columns = ("run", "top-1", "95 %", "IS", "diversity", *_ORDERS, "both")
     return Rows("Held-out judges, by run", columns, rows, _HELD_OUT)
 
 
