@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rich.text import Text
 
 from leaps_jax import (
     arguments,
+    attacks,
     bench,
     checkpoints,
     comparison,
@@ -361,6 +363,7 @@ def _train(options: argparse.Namespace) -> int:
         flip=options.flip,
         evaluations=options.evaluations,
         hints=options.hints,
+        **_robust(options),
     )
     if options.flip and options.data in scenes.RENDERED:
         raise UserError(
@@ -399,6 +402,8 @@ def _train(options: argparse.Namespace) -> int:
             steps.update(report.step, numbers)
             if report.accuracy is not None:
                 steps.say(f"step {report.step}: accuracy {report.accuracy:.1%}")
+            if report.robust_accuracy is not None:
+                steps.say(f"under attack {report.robust_accuracy:.1%}")
             if stop:
                 break
     assert report is not None
@@ -414,6 +419,7 @@ def _train(options: argparse.Namespace) -> int:
         "steps": report.step,
         "eval_data": options.eval_data,
         "accuracy": report.accuracy,
+        "robust_accuracy": report.robust_accuracy,
     }
     loading.save(trained, options.out, overwrite=options.overwrite, extra=record)
     print(f"wrote {options.out}; use it as --model {name}@{options.out}")
@@ -421,6 +427,46 @@ def _train(options: argparse.Namespace) -> int:
         _say(f"stopped at step {report.step} of {recipe.steps}")
         return 130
     return 0
+
+
+_ATTACK = ("steps", "step", "start", "restarts")
+
+
+def _robust(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a recipe that `--robust` sets."""
+    given = {"attack_warmup": options.attack_warmup}
+    if attack := _attack("robust", attacks.Attack, options):
+        given["attack"] = attack
+    elif options.attack_warmup is not None:
+        raise UserError("attack-warmup: is for --robust; leave it out")
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _attack(
+    argument: str,
+    default: Callable[[float], attacks.Attack],
+    options: argparse.Namespace,
+) -> attacks.Attack | None:
+    """The attack whose radius is an argument, None where that is not given."""
+    radius = getattr(options, argument)
+    given: dict[str, Any] = {
+        name: value
+        for name in _ATTACK
+        if (value := getattr(options, f"attack_{name}", None)) is not None
+    }
+    if radius is None:
+        for name in given:
+            raise UserError(f"attack-{name}: is for --{argument}; leave it out")
+        return None
+    if not 0 < radius < float("inf"):
+        raise UserError(
+            f"{argument}={radius:g}: must be a positive radius, in units of pixels in"
+            " [0, 1] over a whole clip; 3 is usual for 16 frames of 80 to 112 pixels"
+        )
+    try:
+        return dataclasses.replace(default(radius), **given)
+    except UserError as error:
+        raise UserError(f"attack-{error}") from None
 
 
 def _data(
@@ -485,6 +531,9 @@ def _same_classes(
 
 
 def _accuracy(options: argparse.Namespace) -> int:
+    attack = _attack("attack", lambda r: attacks.Attack(r).strong(), options)
+    if options.attack_clips < 1:
+        raise UserError(f"attack-clips={options.attack_clips}: must be at least 1")
     model = loading.load_model(options.model, dtype=options.dtype)
     _check_known("data", _classes("data", options), model.spec.classes, options)
     data = _same_classes(_data("data", options, model.spec, 2000), model.spec.classes)
@@ -492,6 +541,12 @@ def _accuracy(options: argparse.Namespace) -> int:
     found = evaluation.accuracy(
         probabilities, data.labels, model.spec.classes, motions.REVERSED
     )
+    if attack:
+        right = training.evaluate_attacked(model, data, attack, options.attack_clips)
+        found["attack"] = dataclasses.asdict(attack) | {
+            "clips": len(right),
+            "top1": float(right.mean()),
+        }
     if options.json:
         print(json.dumps(found, indent=1))
         return 0
@@ -503,6 +558,12 @@ def _accuracy(options: argparse.Namespace) -> int:
     for name, value in found["reversed_pairs"].items():
         table.add_row(f"{name}: which of the two", f"{value['choice']:.1%}")
     table.add_row(f"all {found['clips']} clips", f"{found['top1']:.1%}", style="bold")
+    if attack:
+        table.add_row(
+            f"{found['attack']['clips']} clips under attack, radius {attack.radius:g}",
+            f"{found['attack']['top1']:.1%}",
+            style="bold",
+        )
     Console().print(table)
     return 0
 

@@ -22,6 +22,7 @@ import optax
 
 from leaps_jax import parallel, taps
 from leaps_jax import video as video_lib
+from leaps_jax.attacks import Attack, attacked, withstands
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
 from leaps_jax.taps import Model, Tap
@@ -46,6 +47,9 @@ class Recipe:
       evaluations: how often in a run the held-out clips are looked at.
       hints: weight of `hint_loss`, which tells tokens where the joints of a rendered
         figure are; the shipped transformers were trained with it.
+      attack: learn from clips as this attack changes them, which makes weights robust;
+        None for clips as they are.
+      attack_warmup: share of the run in which its radius grows, from a fifth.
       seed: of weights, order and augmentation.
     """
 
@@ -60,6 +64,8 @@ class Recipe:
     views: int = 4
     evaluations: int = 10
     hints: float = 0.0
+    attack: Attack | None = None
+    attack_warmup: float = 0.4
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,6 +74,10 @@ class Recipe:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
+        if not 0 <= self.attack_warmup <= 1:
+            raise UserError(
+                f"attack_warmup={self.attack_warmup}: must be a share from 0 to 1"
+            )
 
 
 Batch = tuple[np.ndarray, ...]
@@ -213,12 +223,23 @@ class Renderings:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Where a training stands: `accuracy` is None between two evaluations."""
+    """Where a training stands.
+
+    Attributes:
+      step: steps done.
+      loss: mean over the steps since the last report.
+      train_accuracy: likewise; under the attack, where there is one.
+      accuracy: on held-out clips; None between two evaluations.
+      robust_accuracy: on the first of them under a stronger attack than that of the
+        training; None before the last step, and without an attack.
+      model: as trained so far.
+    """
 
     step: int
     loss: float
     train_accuracy: float
     accuracy: float | None
+    robust_accuracy: float | None
     model: Model
 
 
@@ -280,7 +301,7 @@ def make_train_step(model: Model, recipe: Recipe, views: Views) -> Callable:
     """`(state, *batch) -> (state, metrics)` for one device."""
     optimizer, spec = make_optimizer(recipe), model.spec
 
-    def loss_fn(params, statistics, key, videos, labels, joints):
+    def forward(params, statistics, key, videos, labels):
         logits, found, mutated = taps.apply_mutable(
             model.module,
             {"params": params} | statistics,
@@ -293,7 +314,14 @@ def make_train_step(model: Model, recipe: Recipe, views: Views) -> Callable:
         targets = optax.smooth_labels(
             jax.nn.one_hot(labels, spec.num_classes), recipe.label_smoothing
         )
-        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        losses = optax.softmax_cross_entropy(logits, targets)
+        return losses, logits, found, mutated
+
+    def loss_fn(params, statistics, key, videos, labels, joints):
+        losses, logits, found, mutated = forward(
+            params, statistics, key, videos, labels
+        )
+        loss = losses.mean()
         if recipe.hints:
             loss += recipe.hints * hint_loss(params[HINTS], found, joints)
         return loss, (mutated, (logits.argmax(-1) == labels).mean())
@@ -301,8 +329,18 @@ def make_train_step(model: Model, recipe: Recipe, views: Views) -> Callable:
     def train_step(state: TrainState, *batch):
         key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
         key = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
-        view_key, dropout_key = jax.random.split(key)
+        view_key, dropout_key, attack_key = jax.random.split(key, 3)
         videos, labels, joints = views(view_key, *batch)
+        if recipe.attack:
+            videos = attacked(
+                lambda videos: forward(
+                    state.params, state.statistics, dropout_key, videos, labels
+                )[0].sum(),
+                attack_key,
+                videos,
+                recipe.attack,
+                _radius(recipe, state.step),
+            )
         (loss, (statistics, accuracy)), gradient = jax.value_and_grad(
             loss_fn, has_aux=True
         )(state.params, state.statistics, dropout_key, videos, labels, joints)
@@ -321,6 +359,14 @@ def make_train_step(model: Model, recipe: Recipe, views: Views) -> Callable:
         return state, {"loss": loss, "accuracy": accuracy}
 
     return train_step
+
+
+def _radius(recipe: Recipe, step: jax.Array) -> jax.Array:
+    """The attack's radius at a step: it grows from a fifth to the whole."""
+    assert recipe.attack is not None
+    warmup = recipe.attack_warmup * recipe.steps
+    grown = 0.2 + 0.8 * jnp.minimum(1.0, step / max(warmup, 1.0))
+    return recipe.attack.radius * grown
 
 
 def hint_loss(
@@ -414,6 +460,32 @@ def evaluate(model: Model, data: Data, views: int = 4, batch: int = 32) -> np.nd
     ]
     flat = np.concatenate(probabilities)
     return flat.reshape(len(data.labels), -1, flat.shape[-1]).mean(1)
+
+
+def evaluate_attacked(
+    model: Model, data: Data, attack: Attack, most: int = 512, batch: int = 32
+) -> np.ndarray:
+    """Which clips a model still names right under an attack, (n,) of bool.
+
+    Args:
+      model: the network.
+      data: of each clip the window in the middle is attacked.
+      attack: see `attacks.withstands`.
+      most: clips, evenly spaced among those of the data.
+      batch: clips on the device at a time.
+    """
+    every = -(-len(data.labels) // most)
+    windows = itertools.islice(data.windows(model.spec, 1), 0, None, every)
+    labels = np.asarray(data.labels)[::every]
+    right = []
+    for start in range(0, len(labels), batch):
+        clips = np.concatenate(list(itertools.islice(windows, batch)))
+        of = labels[start : start + batch]
+        # the last batch is filled up, so that nothing is compiled for it
+        rows = np.minimum(np.arange(min(batch, len(labels))), len(of) - 1)
+        found = withstands(model, clips[rows], of[rows], attack, seed=start)
+        right.append(found[: len(of)])
+    return np.concatenate(right)
 
 
 def with_moments(model: Model, data: Data, most: int = 256) -> Model:
@@ -510,7 +582,11 @@ def train(
         if evaluated and held_out is not None:
             predicted = evaluate(trained, held_out, recipe.views).argmax(1)
             accuracy = float((predicted == held_out.labels).mean())
-        yield Report(step, loss, train_accuracy, accuracy, trained)
+        robust = None
+        if recipe.attack and held_out is not None and step == recipe.steps:
+            attack = recipe.attack.strong()
+            robust = float(evaluate_attacked(trained, held_out, attack).mean())
+        yield Report(step, loss, train_accuracy, accuracy, robust, trained)
 
 
 def _variables(state: TrainState) -> Mapping[str, Any]:

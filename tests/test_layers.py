@@ -28,7 +28,7 @@ LAYERS = [
     {f"models.{name}" for name in MODELS},
     {"entries", "actions.scenes"},
     {"taps"},
-    {"objectives", "checkpoints", "conversion.rules", "parallel"},
+    {"attacks", "objectives", "checkpoints", "conversion.rules", "parallel"},
     {"zoo", "synthesis", "conversion.families.resnet"},
     {f"conversion.families.{name}" for name in NAMINGS},
     {"conversion.namings", "costs"},
