@@ -597,7 +597,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 1000)
     for rows in tables.of(found):
         console.print(tables.drawn(rows))
-        console.print(Text(rows.note + "\n", style="dim"), width=80)
+        console.print(Text(rows.note and f"{rows.note}\n", style="dim"), width=80)
     for line in (*tables.notes(found), f"numbers: {options.out}"):
         print(line)
     print(f"what they mean, and plots: {shown}")

@@ -60,7 +60,8 @@ _JUDGED = (
     " 50%)."
 )
 _HELD_OUT = (
-    "IS: Inception Score. diversity: of the videos of one class, 0 for copies."
+    "IS: Inception Score, mean over these judges, of all videos at once. diversity: of"
+    " the videos of one class, 0 for copies."
     " shuffled, reversed, frozen: points of top-1 that this costs; near 0, no motion"
     " was needed. both: right, and flips."
 )
