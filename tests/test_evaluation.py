@@ -364,6 +364,8 @@ def test_json_is_valid_whatever_comes_in(case):
         ({"videos": VIDEOS[0]}, "videos of shape"),
         ({"stimuli": VIDEOS[:, :2]}, "stimuli of shape"),
         ({"marks": {"x": "self"}}, "marks='x'"),
+        ({"classes": [LEFT, 2]}, "classes=2: .* names"),
+        ({"videos": VIDEOS.astype(np.uint8)}, "videos of type uint8"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(change, expected):

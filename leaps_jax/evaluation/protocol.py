@@ -51,7 +51,7 @@ def evaluate(
         videos: "self", "verifier", "twin". They are asked, and left out of means.
       splits: of the Inception Score.
       batch: videos at a time, see `judges.ask`.
-      seed: of noise, shuffles and bootstraps.
+      seed: of noise, splits and bootstraps; frames are always shuffled alike.
       progress: called after each judge and source.
 
     Returns:
@@ -64,11 +64,11 @@ def evaluate(
       UserError: the arguments do not fit together.
     """
     marks, partners = marks or {}, partners or {}
-    given = {"stimuli": stimuli, "noise": noise, "saved": saved}
-    sources = {name: clips for name, clips in given.items() if clips is not None}
-    _check(videos, classes, judges, sources, marks)
-    sources = {"videos": videos} | sources
-    sources["noise"] = fresh_noise(videos.shape, seed) if noise is None else noise
+    given = {"videos": videos, "stimuli": stimuli, "saved": saved, "noise": noise}
+    sources = {name: np.asarray(v) for name, v in given.items() if v is not None}
+    _check(sources, classes, judges, marks)
+    videos, stimuli = sources["videos"], sources.get("stimuli")
+    sources.setdefault("noise", fresh_noise(videos.shape, seed))
     if batch is None and len(videos):
         batch = min(judging.batch_size(), 1 << (len(videos) - 1).bit_length())
 
@@ -113,14 +113,20 @@ def fresh_noise(shape: Sequence[int], seed: int = 0) -> np.ndarray:
     return np.clip(0.5 + _NOISE_STD * noise, 0, 1)
 
 
-def _check(videos, classes, judges, sources, marks) -> None:
+def _check(sources, classes, judges, marks) -> None:
+    videos = sources["videos"]
     if videos.ndim != 5 or videos.shape[-1] != 3:
         raise UserError(f"videos of shape {videos.shape}: must be (n, t, h, w, 3)")
     if len(classes) != len(videos):
         raise UserError(
             f"classes: {len(classes)} for {len(videos)} videos; name one for each"
         )
+    for name in classes:
+        if not isinstance(name, str):
+            raise UserError(f"classes={name!r}: judges know names; give one, no number")
     for name, clips in sources.items():
+        if not np.issubdtype(clips.dtype, np.floating):
+            raise UserError(f"{name} of type {clips.dtype}: must be float in [0, 1]")
         if clips.shape != videos.shape:
             raise UserError(
                 f"{name} of shape {clips.shape}: must be that of the videos,"
