@@ -76,6 +76,7 @@ class ModelSpec:
 _NOT_NEGATIVE = (
     "learning_rate",
     "warmup",
+    "epsilon",
     "margin",
     "roll",
     "temporal_roll",
@@ -109,7 +110,7 @@ class Config:
       learning_rate: peak, in units of the parameters.
       final_learning_rate: at the end of the cosine.
       warmup: steps of linear warm-up; at most a tenth of `steps` is used.
-      beta1, beta2: Adam's.
+      beta1, beta2, epsilon: Adam's; gradients are those of a sum over pixels.
       priming, priming_per_step, regularization, coherence, diversity, l2, spatial_tv,
         temporal_tv: weights of the terms.
       margin: δ of the coherence term, in units of the tapped feature.
@@ -145,6 +146,7 @@ class Config:
     warmup: int = 20
     beta1: float = 0.9
     beta2: float = 0.99
+    epsilon: float = 0.3
     priming: float = 2.0
     priming_per_step: float = 5.0
     regularization: float = 1.0
@@ -229,6 +231,7 @@ PRESETS: dict[str, dict[str, dict[str, int | float | str]]] = {
             "warmup": 100,
             "beta1": 0.5,
             "beta2": 0.9,
+            "epsilon": 1e-2,
             "noise": 0.1,
             "blur": 2.5,
             "temporal_blur": 1.0,

@@ -154,16 +154,23 @@ def from_config(config: Config) -> Parametrization:
     """The parametrization that the settings name.
 
     Raises:
-      UserError: there is none of that name, or a setting is for another.
+      UserError: there is none of that name, or a setting is for another one.
     """
     name = config.parametrization
     if name not in PARAMETRIZATIONS:
         hint = nearest(name, PARAMETRIZATIONS)
         raise UserError(f"parametrization={name!r}: unknown; {hint}")
-    if name != "pixels" and (config.blur or config.temporal_blur):
-        field = "blur" if config.blur else "temporal_blur"
-        raise UserError(
-            f"{field}={getattr(config, field)}: smooths gradients of pixels; take"
-            " --parametrization pixels, or raise spatial_decay or temporal_decay"
-        )
-    return PARAMETRIZATIONS[name](config)
+    chosen = PARAMETRIZATIONS[name](config)
+    check(chosen, config)
+    return chosen
+
+
+def check(parametrization: Parametrization, config: Config) -> None:
+    """Raises UserError where a setting is for another parametrization."""
+    for field in ("blur", "temporal_blur"):
+        value = getattr(config, field)
+        if value and parametrization.name != "pixels":
+            raise UserError(
+                f"{field}={value}: smooths gradients of pixels; take --parametrization"
+                " pixels, or raise spatial_decay or temporal_decay"
+            )

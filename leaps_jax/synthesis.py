@@ -113,6 +113,7 @@ def make_setup(
     """A setup, with the parametrization and the transforms of the settings if None."""
     if parametrization is None:
         parametrization = parametrizations.from_config(config)
+    parametrizations.check(parametrization, config)
     transform = augmentation(config, model.spec)
     if transforms is not None:
         transform = chain(*transforms)
@@ -142,7 +143,7 @@ def make_optimizer(config: Config, spec: ModelSpec) -> optax.GradientTransformat
     return optax.chain(
         optax.stateless(lambda gradient, _: smooth(gradient, config)),
         optax.scale(spec.frames * spec.size**2 * 3),
-        optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=1e-2),
+        optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon),
     )
 
 
