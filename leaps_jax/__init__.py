@@ -16,10 +16,11 @@ if "xla_gpu_enable_triton_gemm" not in _os.environ.get("XLA_FLAGS", ""):
     _flags = _os.environ.get("XLA_FLAGS", "")
     _os.environ["XLA_FLAGS"] = f"{_flags} --xla_gpu_enable_triton_gemm=false".strip()
 
-from leaps_jax import evaluation, objectives, transforms  # noqa: E402
-from leaps_jax.config import Config, ModelSpec  # noqa: E402
+from leaps_jax import evaluation, objectives, parametrizations, transforms  # noqa: E402
+from leaps_jax.config import Config, ModelSpec, preset  # noqa: E402
 from leaps_jax.errors import UserError  # noqa: E402
 from leaps_jax.loading import convert, load_model  # noqa: E402
+from leaps_jax.parametrizations import Parametrization  # noqa: E402
 from leaps_jax.programs import Programs  # noqa: E402
 from leaps_jax.stimuli import load_stimuli  # noqa: E402
 from leaps_jax.synthesis import Result, synthesize  # noqa: E402
@@ -32,6 +33,7 @@ __all__ = [
     "Config",
     "Model",
     "ModelSpec",
+    "Parametrization",
     "Programs",
     "Result",
     "UserError",
@@ -43,7 +45,9 @@ __all__ = [
     "load_model",
     "load_stimuli",
     "objectives",
+    "parametrizations",
     "predict",
+    "preset",
     "synthesize",
     "transforms",
 ]

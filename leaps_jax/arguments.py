@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from leaps_jax import attacks, objectives, stimuli, training
+from leaps_jax import attacks, objectives, parametrizations, stimuli, training
 from leaps_jax.actions import gallery, scenes
 from leaps_jax.config import Config
 
@@ -179,6 +179,14 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
         default="leaps",
         metavar="METHOD",
         help=" | ".join(objectives.METHODS),
+    )
+    add(
+        "--parametrization",
+        default=Config.parametrization,
+        metavar="NAME",
+        help="what is optimised: "
+        + " | ".join(parametrizations.PARAMETRIZATIONS)
+        + f"; {Config.parametrization} by default",
     )
     add("--copies", type=int, default=1, metavar="N", help="videos per pair")
     add(

@@ -114,9 +114,7 @@ def place(
         verifier,
         Config(steps=10**6, steps_per_call=steps),
     )
-    engine = synthesis.Engine(
-        model, problem.verifier, problem.objective, problem.config
-    )
+    engine = synthesis.Engine(problem)
     return engine, *engine.place(problem, problem.init_state())
 
 

@@ -32,6 +32,7 @@ from leaps_jax import (
     jobs,
     loading,
     objectives,
+    parametrizations,
     processes,
     programs,
     runs,
@@ -42,7 +43,7 @@ from leaps_jax import (
     zoo,
 )
 from leaps_jax.actions import dataset, gallery, motions, scenes
-from leaps_jax.config import PRESETS, Config, ModelSpec
+from leaps_jax.config import Config, ModelSpec, preset
 from leaps_jax.errors import UserError, nearest
 from leaps_jax.evaluation import page, tables
 from leaps_jax.progress import Steps, interruptible
@@ -187,7 +188,7 @@ def _problem(
 ) -> tuple[synthesis.Problem, dict[str, Any], dict[str, Model], list[str]]:
     """What to run, the settings that define it, the judges, and what to tell."""
     objective = objectives.METHODS[options.method](config)
-    needs_stimulus = "stimulus" in objective.uses or config.init == "stimulus"
+    needs_stimulus = objective.primed or config.init == "stimulus"
     if needs_stimulus and not options.stimulus:
         raise UserError(
             f"stimulus: missing, and --method {options.method} starts from or is primed"
@@ -292,9 +293,20 @@ def _config(options: argparse.Namespace) -> Config:
         raise UserError(f"method={options.method!r}: unknown; {hint}")
     if options.copies < 1:
         raise UserError(f"copies={options.copies}: must be at least 1")
-    given = {"steps": options.steps, "seed": options.seed}
-    changes = {name: value for name, value in given.items() if value is not None}
-    return Config(**PRESETS[options.method] | changes).updated(options.set)
+    if options.parametrization not in parametrizations.PARAMETRIZATIONS:
+        hint = nearest(options.parametrization, parametrizations.PARAMETRIZATIONS)
+        given = f"parametrization={options.parametrization!r}"
+        raise UserError(f"{given}: unknown; {hint}")
+    if any(text.partition("=")[0] == "parametrization" for text in options.set):
+        raise UserError(
+            "--set parametrization: has settings of its own; write --parametrization"
+        )
+    numbers = {"steps": options.steps, "seed": options.seed}
+    changes = {name: value for name, value in numbers.items() if value is not None}
+    config = preset(options.method, options.parametrization, **changes)
+    config = config.updated(options.set)
+    parametrizations.from_config(config)  # refuses settings that do not go together
+    return config
 
 
 def _load(argument: str, reference: str, options: argparse.Namespace) -> Model:

@@ -72,27 +72,57 @@ class ModelSpec:
         raise UserError(f"label={text!r}: not a class of {self.name}; {hint}")
 
 
-_SPREADS = ("blur", "temporal_blur", "noise")
+#: Fields of `Config` that must not be negative.
+_NOT_NEGATIVE = (
+    "learning_rate",
+    "warmup",
+    "epsilon",
+    "margin",
+    "roll",
+    "temporal_roll",
+    "view_scale",
+    "view_shift",
+    "view_noise",
+    "view_tint",
+    "view_tempo",
+    "view_delay",
+    "blur",
+    "temporal_blur",
+    "noise",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Every number of a synthesis.
 
-    Weights follow L = CE + priming · L_prim + regularization · (coherence · R_coh +
-    diversity · R_feat) + l2 · ‖x‖² + spatial_tv · TV_s + temporal_tv · TV_t.
+    Weights follow L = CE + priming · L_prim + priming_per_step · L_step +
+    regularization · (coherence · R_coh + diversity · R_feat) + l2 · ‖x‖² +
+    spatial_tv · TV_s + temporal_tv · TV_t. The defaults are those of LEAPS over the
+    Fourier parametrization; `preset` has those of others.
 
     Attributes:
       steps: optimisation steps.
       seed: of every random draw (with the index of the video and the step).
-      learning_rate: peak, in normalised pixel units.
+      parametrization: what is optimised, a name of `PARAMETRIZATIONS`.
+      spatial_decay: of the Fourier parametrization: larger for smoother shapes.
+      temporal_decay: likewise: larger for slower videos, negative for faster ones.
+      learning_rate: peak, in units of the parameters.
       final_learning_rate: at the end of the cosine.
       warmup: steps of linear warm-up; at most a tenth of `steps` is used.
-      beta1, beta2: Adam's.
-      priming, regularization, coherence, diversity, l2, spatial_tv, temporal_tv:
-        weights of the terms.
+      beta1, beta2, epsilon: Adam's; gradients are those of a sum over pixels.
+      priming, priming_per_step, regularization, coherence, diversity, l2, spatial_tv,
+        temporal_tv: weights of the terms.
       margin: δ of the coherence term, in units of the tapped feature.
-      roll: largest spatial shift, as a fraction of the frame size (30 px of 182 px).
+      views: random views of each video in a step, whose losses are averaged.
+      view_scale: each step sees the video enlarged by a factor of e^-view_scale to
+        e^view_scale,
+      view_shift: shifted by up to this share of its height and width,
+      view_noise: under noise of this standard deviation, in pixels of [0, 1],
+      view_tint: under a colour of this standard deviation,
+      view_tempo: with time stretched by a factor of e^-view_tempo to e^view_tempo,
+      view_delay: and shifted by up to this share of its frames.
+      roll: largest cyclic shift, as a fraction of the frame size.
       temporal_roll: largest shift in frames, 0 for none.
       flip: mirror half of the videos at each step; leave off for classes that a
         mirror changes.
@@ -106,27 +136,39 @@ class Config:
       steps_per_call: steps run on the device between two looks at it.
     """
 
-    steps: int = 1500
+    steps: int = 600
     seed: int = 0
-    learning_rate: float = 0.1
-    final_learning_rate: float = 5e-3
-    warmup: int = 100
-    beta1: float = 0.5
-    beta2: float = 0.9
-    priming: float = 5.0
+    parametrization: str = "fourier"
+    spatial_decay: float = 1.0
+    temporal_decay: float = 0.0
+    learning_rate: float = 0.05
+    final_learning_rate: float = 1e-3
+    warmup: int = 20
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 0.3
+    priming: float = 2.0
+    priming_per_step: float = 5.0
     regularization: float = 1.0
     coherence: float = 0.5
     diversity: float = 0.5
     margin: float = 0.1
     l2: float = 0.0
-    spatial_tv: float = 5.0
-    temporal_tv: float = 2.0
-    roll: float = 30 / 182
+    spatial_tv: float = 0.0
+    temporal_tv: float = 0.0
+    views: int = 1
+    view_scale: float = 0.25
+    view_shift: float = 0.12
+    view_noise: float = 0.08
+    view_tint: float = 0.05
+    view_tempo: float = 0.0
+    view_delay: float = 0.0
+    roll: float = 0.0
     temporal_roll: int = 0
     flip: bool = False
     blur: float = 0.0
     temporal_blur: float = 0.0
-    noise: float = 1.0
+    noise: float = 0.01
     init: str = "noise"
     octaves: int = 1
     octave_scale: float = 1.4
@@ -137,17 +179,10 @@ class Config:
             value = getattr(self, field.name)
             if not isinstance(value, bool | str) and not math.isfinite(value):
                 raise UserError(f"{field.name}={value}: must be a finite number")
-        for name in ("steps", "steps_per_call", "octaves", "octave_scale"):
+        for name in ("steps", "steps_per_call", "octaves", "octave_scale", "views"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in (
-            "learning_rate",
-            "warmup",
-            "margin",
-            "roll",
-            "temporal_roll",
-            *_SPREADS,
-        ):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)}: must not be negative")
         for name in ("beta1", "beta2"):
@@ -179,18 +214,56 @@ class Config:
 
 
 #: Settings of each method that differ from `Config`'s defaults.
-PRESETS: dict[str, dict[str, int | float | str]] = {
+METHOD_PRESETS: dict[str, dict[str, int | float | str]] = {
     "leaps": {},
-    "activation_maximization": {"l2": 0.1, "spatial_tv": 1.0, "temporal_tv": 0.1},
-    "deep_dream": {
-        "steps": 200,
-        "learning_rate": 0.05,
-        "init": "stimulus",
-        "octaves": 3,
-        "spatial_tv": 0.1,
-    },
-    "deep_inversion": {"l2": 0.01, "spatial_tv": 0.1},
+    "activation_maximization": {},
+    "deep_dream": {"steps": 200, "init": "stimulus", "octaves": 3},
+    "deep_inversion": {},
 }
+
+#: Settings of each parametrization and method that differ from those.
+PRESETS: dict[str, dict[str, dict[str, int | float | str]]] = {
+    "fourier": {},
+    "pixels": {
+        "": {
+            "learning_rate": 0.1,
+            "final_learning_rate": 5e-3,
+            "warmup": 100,
+            "beta1": 0.5,
+            "beta2": 0.9,
+            "epsilon": 1e-2,
+            "noise": 0.1,
+            "blur": 2.5,
+            "temporal_blur": 1.0,
+            "spatial_tv": 2.0,
+            "temporal_tv": 2.0,
+        },
+        "activation_maximization": {"l2": 0.1, "spatial_tv": 1.0, "temporal_tv": 0.1},
+        "deep_dream": {"learning_rate": 0.05, "spatial_tv": 0.1},
+        "deep_inversion": {"l2": 0.01, "spatial_tv": 0.1},
+    },
+}
+
+
+def preset(
+    method: str = "leaps",
+    parametrization: str = Config.parametrization,
+    **changes: int | float | str,
+) -> Config:
+    """The recorded settings of a method over a parametrization.
+
+    Args:
+      method: a name of `objectives.METHODS`.
+      parametrization: a name of `parametrizations.PARAMETRIZATIONS`.
+      **changes: fields of `Config` to set.
+
+    >>> preset("leaps", "pixels", steps=500).learning_rate
+    0.1
+    """
+    own = PRESETS.get(parametrization, {})
+    settings = METHOD_PRESETS.get(method, {}) | own.get("", {}) | own.get(method, {})
+    settings = settings | {"parametrization": parametrization} | changes
+    return Config(**settings)  # type: ignore[arg-type]
 
 
 def _parse(text: str, value: str, kind: object) -> int | float | bool | str:

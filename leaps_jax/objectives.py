@@ -16,6 +16,7 @@ import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,16 +28,28 @@ from leaps_jax.errors import UserError, nearest
 from leaps_jax.taps import Moments, Tap
 
 
+class Primed(flax.struct.PyTreeNode):
+    """What the taps are for the stimulus, as far as the objective uses it.
+
+    Attributes:
+      means: per tap, the mean over all positions, (b, c).
+      by_time: per tap that has time, the mean over space at each step, (b, t, c).
+    """
+
+    means: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+    by_time: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+
 @dataclasses.dataclass(frozen=True)
 class Context:
     """All that a term may look at, for a batch of b videos on one device.
 
     Attributes:
-      video: (b, t, h, w, 3), normalised, as the network saw it.
+      video: (b, t, h, w, 3), normalised, as it is before the random view of the step.
       logits: (b, classes) of the inverted model.
       labels: (b,) target classes.
       taps: of the inverted model, in order of execution.
-      primed: per tap, its mean (b, c) for the stimulus.
+      primed: what the taps are for the stimulus.
       verifier_taps: of the verifier, for the same videos.
       verifier_moments: per verifier tap, the mean and variance (c,) to match.
       batch_mean: `(b, ...) -> (...)`, the mean over the videos of *all* devices.
@@ -46,7 +59,7 @@ class Context:
     logits: jax.Array
     labels: jax.Array
     taps: Mapping[str, Tap] = dataclasses.field(default_factory=dict)
-    primed: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+    primed: Primed = Primed()
     verifier_taps: Mapping[str, Tap] = dataclasses.field(default_factory=dict)
     verifier_moments: Moments = dataclasses.field(default_factory=dict)
     batch_mean: Callable[[jax.Array], jax.Array] = lambda x: x.mean(0)
@@ -54,7 +67,7 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """A named loss; `uses` lists what it needs of "stimulus" and "verifier"."""
+    """A named loss, and what it needs: "stimulus", "stimulus by time", "verifier"."""
 
     name: str
     loss: Callable[[Context], jax.Array]
@@ -79,6 +92,11 @@ class Objective:
     @property
     def uses(self) -> frozenset[str]:
         return frozenset().union(*(term.uses for _, term in self.terms))
+
+    @property
+    def primed(self) -> bool:
+        """Whether a term compares the video with the stimulus."""
+        return bool(self.uses & {"stimulus", "stimulus by time"})
 
     @property
     def weights(self) -> dict[str, float]:
@@ -161,7 +179,9 @@ def class_logit() -> Objective:
     return term("class_logit", loss)
 
 
-def priming(profile: Callable[[float], float] = lambda depth: 1.0) -> Objective:
+def priming(
+    profile: Callable[[float], float] = lambda depth: 1.0, per_step: bool = False
+) -> Objective:
     """The features of the stimulus: L_prim = (1/L) Σ_l λ_l (1 − JVS(μ(z_l), μ(v_l))).
 
     z_l and v_l are the l-th taps of the video and of the stimulus; JVS is the Jaccard
@@ -170,19 +190,43 @@ def priming(profile: Callable[[float], float] = lambda depth: 1.0) -> Objective:
     Args:
       profile: λ as a function of the depth of a tap, 0 for the first and 1 for the
         last; for a decreasing one, `lambda depth: 2 * (1 - depth)`.
+      per_step: compare the means over space at each time step, and take the mean over
+        steps, so that what happens when is matched, too; of the taps that have time.
+        By default, the means over all positions.
     """
+    if per_step:
+        return _priming_per_step(profile)
 
     def loss(context: Context) -> jax.Array:
         depth = max(len(context.taps) - 1, 1)
         weights = [profile(i / depth) for i in range(len(context.taps))]
         widths = [tap.value.shape[-1] for tap in context.taps.values()]
         a = end_to_end([tap.mean() for tap in context.taps.values()])
-        b = end_to_end([context.primed[name] for name in context.taps])
+        b = end_to_end([context.primed.means[name] for name in context.taps])
         of = (sums(x, widths) for x in (a * b, jnp.square(a), jnp.square(b)))
         weights = [weights[i] for i in np.argsort(widths, kind="stable")]
         return (_jaccard_distance(*of) * jnp.array(weights, jnp.float32)).mean(1)
 
     return term("priming", loss, uses=["stimulus"])
+
+
+def _priming_per_step(profile: Callable[[float], float]) -> Objective:
+    def loss(context: Context) -> jax.Array:
+        depth = max(len(context.taps) - 1, 1)
+        distances = [
+            profile(i / depth)
+            * jaccard_distance(tap.mean_by_time(), context.primed.by_time[name]).mean(1)
+            for i, (name, tap) in enumerate(context.taps.items())
+            if tap.time_axis is not None
+        ]
+        if not distances:
+            raise UserError(
+                "priming_per_step: no tap of the model has a time axis; set"
+                " priming_per_step=0 or give a norm layer `time_axis`"
+            )
+        return sum(distances, start=jnp.zeros(())) / len(distances)
+
+    return term("priming_per_step", loss, uses=["stimulus by time"])
 
 
 def end_to_end(vectors: Sequence[jax.Array]) -> jax.Array:
@@ -356,11 +400,12 @@ def activation(last: int = 1) -> Objective:
 
 
 def leaps(config: Config) -> Objective:
-    """CE + L_prim + r · (R_coh + R_feat) + small pixel priors."""
+    """CE + L_prim + L_step + r · (R_coh + R_feat) + small pixel priors."""
     r = config.regularization
     return _sum(
         (1.0, cross_entropy()),
         (config.priming, priming()),
+        (config.priming_per_step, priming(per_step=True)),
         (r * config.coherence, coherence(config.margin)),
         (r * config.diversity, diversity()),
         *_pixel_priors(config),

@@ -1,7 +1,8 @@
 """The engine: noise videos are optimised until a frozen model sees what it should.
 
-It knows no files, no class names and no particular model. `update_step` is one pure
-function; `iterate` runs it over devices and yields a snapshot after every call;
+It knows no files, no class names and no particular model. What is optimised are the
+parameters of a `Parametrization`. `update_step` is one pure function; `iterate` runs it
+over devices and yields a snapshot after every call;
 `synthesize` is the short way to the result:
 
 >>> result = synthesize(model, stimuli, labels=[3])             # doctest: +SKIP
@@ -11,7 +12,7 @@ function; `iterate` runs it over devices and yields a snapshot after every call;
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -20,22 +21,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from leaps_jax import objectives, parallel, taps, transforms
+from leaps_jax import objectives, parallel, parametrizations, taps
+from leaps_jax import transforms as transforms_lib
 from leaps_jax import video as video_lib
 from leaps_jax.config import Config, ModelSpec
 from leaps_jax.errors import UserError
-from leaps_jax.objectives import Context, Objective
+from leaps_jax.objectives import Context, Objective, Primed
+from leaps_jax.parametrizations import Parametrization
 from leaps_jax.programs import Programs, compile_for
 from leaps_jax.taps import Model
+from leaps_jax.transforms import Transform, chain
 
 
 class State(flax.struct.PyTreeNode):
     """What changes from step to step; the leading axis of every leaf is the video.
 
     Attributes:
-      videos: (b, t, h, w, 3), normalised.
+      parameters: a tree, of which the parametrization decodes videos.
       optimizer: the state of optax, one a video.
-      best_videos: per video, the one with the lowest loss at the end of any call.
+      best: per video, the parameters with the lowest loss at the end of any call.
       best_loss: (b,), that loss, of the video as it is.
       seed: (b,) and
       index: (b,) number of the video among those of its seed: with the step, the only
@@ -45,9 +49,9 @@ class State(flax.struct.PyTreeNode):
         state stays as it was before that step.
     """
 
-    videos: jax.Array
+    parameters: Any
     optimizer: Any
-    best_videos: jax.Array
+    best: Any
     best_loss: jax.Array
     seed: jax.Array
     index: jax.Array
@@ -56,11 +60,17 @@ class State(flax.struct.PyTreeNode):
 
 
 class Batch(flax.struct.PyTreeNode):
-    """What a video is made for: label (b,), weight (b,), primed {tap: (b, c)}."""
+    """What a video is made for.
+
+    Attributes:
+      labels: (b,) target classes.
+      weight: (b,), 1 for a video and 0 for one that fills the batch up.
+      primed: what the taps are for the stimulus.
+    """
 
     labels: Any
     weight: Any
-    primed: Mapping[str, Any]
+    primed: Primed
 
 
 class Frozen(flax.struct.PyTreeNode):
@@ -71,13 +81,52 @@ class Frozen(flax.struct.PyTreeNode):
     moments: Any
 
 
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What all videos of a synthesis have in common.
+
+    Attributes:
+      model: the inverted model.
+      verifier: another model, or None if the objective uses none.
+      objective: what is minimised.
+      config: settings of the optimiser and of the run.
+      parametrization: what the optimiser changes.
+      transform: the random change of a video before the models see it.
+    """
+
+    model: Model
+    verifier: Model | None
+    objective: Objective
+    config: Config
+    parametrization: Parametrization
+    transform: Transform
+
+
+def make_setup(
+    model: Model,
+    verifier: Model | None,
+    objective: Objective,
+    config: Config,
+    parametrization: Parametrization | None = None,
+    transforms: Sequence[Transform] | None = None,
+) -> Setup:
+    """A setup, with the parametrization and the transforms of the settings if None."""
+    if parametrization is None:
+        parametrization = parametrizations.from_config(config)
+    parametrizations.check(parametrization, config)
+    transform = augmentation(config, model.spec)
+    if transforms is not None:
+        transform = chain(*transforms)
+    return Setup(model, verifier, objective, config, parametrization, transform)
+
+
 _BESIDE_TERMS = ("total", "confidence", "gradient")
 _DERIVED = ("total", "confidence")
 UpdateStep = Callable[[State, Batch, Frozen], tuple[State, dict[str, jax.Array]]]
 
 
 def make_optimizer(config: Config, spec: ModelSpec) -> optax.GradientTransformation:
-    """Adam with linear warm-up and cosine decay, on one video.
+    """Adam with linear warm-up and cosine decay, on the parameters of one video.
 
     Losses are means over pixels, so a gradient shrinks with the number of pixels;
     undone, Adam's epsilon means the same at every size, and keeps rounding errors of
@@ -94,7 +143,7 @@ def make_optimizer(config: Config, spec: ModelSpec) -> optax.GradientTransformat
     return optax.chain(
         optax.stateless(lambda gradient, _: smooth(gradient, config)),
         optax.scale(spec.frames * spec.size**2 * 3),
-        optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=1e-2),
+        optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon),
     )
 
 
@@ -112,14 +161,23 @@ def smooth(gradient: jax.Array, config: Config) -> jax.Array:
     return gradient
 
 
-def augmentation(config: Config, spec: ModelSpec) -> transforms.Transform:
-    """The random change of every step: spatial roll, temporal roll, flip."""
-    steps = [transforms.roll(round(config.roll * spec.size))]
-    if config.temporal_roll:
-        steps.append(transforms.temporal_roll(config.temporal_roll))
-    if config.flip:
-        steps.append(transforms.flip())
-    return transforms.chain(*steps)
+def augmentation(config: Config, spec: ModelSpec) -> Transform:
+    """The random change of every step that the settings ask for."""
+    c, steps = config, []
+    if c.roll:
+        steps.append(transforms_lib.roll(round(c.roll * spec.size)))
+    if c.temporal_roll:
+        steps.append(transforms_lib.temporal_roll(c.temporal_roll))
+    if c.flip:
+        steps.append(transforms_lib.flip())
+    moves = (c.view_scale, c.view_shift, c.view_tempo, c.view_delay)
+    if any(moves):
+        steps.append(transforms_lib.view(*moves))
+    if c.view_noise:
+        steps.append(transforms_lib.noise(c.view_noise))
+    if c.view_tint:
+        steps.append(transforms_lib.tint(c.view_tint))
+    return chain(*steps)
 
 
 def at_octave(video: jax.Array, octave: int, scale: float) -> jax.Array:
@@ -137,20 +195,11 @@ def at_octave(video: jax.Array, octave: int, scale: float) -> jax.Array:
     return jnp.pad(video, pad, mode="wrap")
 
 
-def make_update_step(
-    model: Model,
-    verifier: Model | None,
-    objective: Objective,
-    config: Config,
-    octave: int = 0,
-) -> UpdateStep:
+def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
     """One optimisation step on the videos of one device, a pure function.
 
     Args:
-      model: the inverted model; its weights come with `Frozen`.
-      verifier: another model, or None if the objective uses none.
-      objective: what is minimised.
-      config: settings of the optimiser and of the random changes.
+      setup: what videos have in common; the weights of models come with `Frozen`.
       octave: how often frames are shrunk before the network sees them.
 
     Returns:
@@ -158,30 +207,39 @@ def make_update_step(
       Metrics are per video: every raw term, `total`, `confidence` (the probability
       of the class) and `gradient` (its norm).
     """
-    optimizer = make_optimizer(config, model.spec)
-    augment = augmentation(config, model.spec)
+    config, spec = setup.config, setup.model.spec
+    optimizer = make_optimizer(config, spec)
+    project = setup.parametrization.project
 
-    def loss(videos, state: State, batch: Batch, frozen: Frozen):
+    def loss(parameters, state: State, batch: Batch, frozen: Frozen):
+        pixels = decode(setup, parameters)
         keys = jax.vmap(_key)(state.seed, state.index, state.step)
-        seen = jax.vmap(augment)(keys, videos)
+        if config.views > 1:  # of one video next to each other
+            split = jax.vmap(functools.partial(jax.random.split, num=config.views))
+            keys = split(keys).reshape(-1)
+            pixels, batch = _repeat((pixels, batch), config.views)
+        seen = jax.vmap(setup.transform)(keys, pixels)
         seen = at_octave(seen, octave, config.octave_scale)
-        values, logits = _evaluate(model, verifier, objective, seen, batch, frozen)
-        total = objective.total(values)
+        values, logits = _evaluate(setup, pixels, seen, batch, frozen)
+        if config.views > 1:
+            values, logits = _mean_of(config.views, (values, logits))
+            batch = jax.tree.map(lambda x: x[:: config.views], batch)
+        total = setup.objective.total(values)
         return (total * batch.weight).sum(), (values, total, logits)
 
     def update_step(state: State, batch: Batch, frozen: Frozen):
         (_, (values, total, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.videos, state, batch, frozen
+            state.parameters, state, batch, frozen
         )
         updates, optimizer_state = jax.vmap(optimizer.update)(gradient, state.optimizer)
-        videos = optax.apply_updates(state.videos, updates)
-        videos = video_lib.clip_to_pixels(videos, model.spec)
+        parameters = optax.apply_updates(state.parameters, updates)
+        parameters = jax.vmap(lambda one: project(one, spec))(parameters)
 
-        gradient_norm = objectives.norm(gradient.reshape(len(gradient), -1))
+        gradient_norm = jax.vmap(optax.global_norm)(gradient)
         finite = jnp.isfinite(total) & jnp.isfinite(gradient_norm)
         finite = state.finite & jax.lax.pmin(finite.all(), parallel.AXIS)
         new = state.replace(
-            videos=videos,
+            parameters=parameters,
             optimizer=optimizer_state,
             step=state.step + 1,
             finite=finite,
@@ -201,45 +259,70 @@ def make_update_step(
     return update_step
 
 
-def make_keep_best(
-    model: Model, verifier: Model | None, objective: Objective
-) -> Callable[[State, Batch, Frozen], State]:
-    """Keeps the video of a state, each by itself, where it is the best so far.
+def make_keep_best(setup: Setup) -> Callable[[State, Batch, Frozen], State]:
+    """Keeps the parameters of a state, each video's by itself, where they are the best.
 
-    It is judged as it is, without any random change: by the losses of the steps, a
-    lucky roll would pick the video.
+    A video is judged as it is, without any random change: by the losses of the steps,
+    a lucky view would pick it.
     """
 
     def keep_best(state: State, batch: Batch, frozen: Frozen) -> State:
-        values, _ = _evaluate(model, verifier, objective, state.videos, batch, frozen)
-        total = objective.total(values)
+        pixels = decode(setup, state.parameters)
+        values, _ = _evaluate(setup, pixels, pixels, batch, frozen)
+        total = setup.objective.total(values)
         better = total < state.best_loss
+        best = jax.tree.map(
+            functools.partial(_where, better), state.parameters, state.best
+        )
         return state.replace(
-            best_videos=_where(better, state.videos, state.best_videos),
-            best_loss=jnp.where(better, total, state.best_loss),
+            best=best, best_loss=jnp.where(better, total, state.best_loss)
         )
 
     return keep_best
 
 
+def decode(setup: Setup, parameters: Any) -> jax.Array:
+    """The videos of parameters, (b, t, h, w, 3) pixels in [0, 1]."""
+    spec = setup.model.spec
+    of = setup.parametrization.decode
+    return jax.vmap(lambda one: of(one, spec))(parameters)
+
+
+def _repeat(tree: Any, times: int) -> Any:
+    return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), tree)
+
+
+def _mean_of(views: int, tree: Any) -> Any:
+    """The mean over the views of each video, which are next to each other."""
+    return jax.tree.map(lambda x: x.reshape(-1, views, *x.shape[1:]).mean(1), tree)
+
+
 def _evaluate(
-    model: Model,
-    verifier: Model | None,
-    objective: Objective,
-    seen: jax.Array,
-    batch: Batch,
-    frozen: Frozen,
+    setup: Setup, pixels: jax.Array, seen: jax.Array, batch: Batch, frozen: Frozen
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Every raw term {name: (b,)} and the logits for normalised videos."""
-    logits, model_taps = taps.apply(model.module, frozen.model, seen, model.tap_filter)
+    """Every raw term {name: (b,)} and the logits.
+
+    Args:
+      setup: what videos have in common.
+      pixels: of the videos.
+      seen: of what the models see of them.
+      batch: what the videos are made for.
+      frozen: weights.
+    """
+    model, verifier = setup.model, setup.verifier
+    logits, model_taps = taps.apply(
+        model.module,
+        frozen.model,
+        video_lib.normalize(seen, model.spec),
+        model.tap_filter,
+    )
     verifier_taps: dict[str, taps.Tap] = {}
     if verifier is not None:
-        pixels = video_lib.denormalize(seen, model.spec)
         spec, dtype = verifier.spec, getattr(verifier.module, "dtype", None)
         # it rounds pixels to no more digits than fast products keep
         half = dtype in (jnp.bfloat16, jnp.float16)
         precision = None if half else jax.lax.Precision.HIGHEST
-        shown = video_lib.fit(pixels, spec.frames, spec.size, precision)
+        shown = video_lib.fit(seen, spec.frames, spec.size, precision)
         _, verifier_taps = taps.apply(
             verifier.module,
             frozen.verifier,
@@ -247,7 +330,7 @@ def _evaluate(
             verifier.tap_filter,
         )
     context = Context(
-        video=seen,
+        video=video_lib.normalize(pixels, model.spec),
         logits=logits,
         labels=batch.labels,
         taps=model_taps,
@@ -256,7 +339,7 @@ def _evaluate(
         verifier_moments=frozen.moments,
         batch_mean=parallel.batch_mean(batch.weight),
     )
-    return objective.values(context), logits
+    return setup.objective.values(context), logits
 
 
 def _where(chosen: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
@@ -268,52 +351,41 @@ def _key(seed: jax.Array, index: jax.Array, step: int | jax.Array) -> jax.Array:
 
 
 def init_state(
-    spec: ModelSpec,
-    config: Config,
-    numbers: Any,
-    stimuli: Any = None,
-    seed: Any = None,
+    setup: Setup, numbers: Any, stimuli: Any = None, seed: Any = None
 ) -> State:
     """The state before the first step, of the videos with these numbers.
 
-    Videos start from noise in the model's normalised space, independent
-    per video, or from the stimuli if `config.init` is "stimulus".
+    Videos start from noise of their own, or from the stimuli if `config.init` is
+    "stimulus".
 
     Args:
-      spec: of the model.
-      config: settings.
+      setup: what videos have in common.
       numbers: (n,) of the videos among those of their seed.
       stimuli: (n, t, h, w, 3) pixels in [0, 1], where videos start from them.
       seed: (n,), one a video; that of the settings by default.
     """
+    config, spec = setup.config, setup.model.spec
     count, index = len(numbers), jnp.asarray(numbers, jnp.int32)
     seed = np.full(count, config.seed, np.uint32) if seed is None else seed
     seed = jnp.asarray(seed)
-    shape = (spec.frames, spec.size, spec.size, 3)
+    # One more than any step, so that no step draws from the key of the noise.
+    keys = jax.vmap(lambda s, i: _key(s, i, config.steps))(seed, index)
+    init = setup.parametrization.init
     if config.init == "stimulus":
-        videos = video_lib.normalize(jnp.asarray(stimuli), spec)
+        clips = jnp.asarray(stimuli)
+        parameters = jax.vmap(lambda key, clip: init(key, spec, clip))(keys, clips)
     else:
-        # One more than any step, so that no step draws from the key of the noise.
-        noise = jax.vmap(
-            lambda s, i: (
-                config.noise * jax.random.normal(_key(s, i, config.steps), shape)
-            )
-        )
-        videos = noise(seed, index)
-    videos = video_lib.clip_to_pixels(videos, spec)
+        parameters = jax.vmap(lambda key: init(key, spec, None))(keys)
     return State(
-        videos=videos,
-        optimizer=jax.vmap(make_optimizer(config, spec).init)(videos),
-        best_videos=videos,
+        parameters=parameters,
+        optimizer=jax.vmap(make_optimizer(config, spec).init)(parameters),
+        best=parameters,
         best_loss=jnp.full(count, jnp.inf),
         seed=seed,
         index=index,
         step=jnp.zeros(count, jnp.int32),
         finite=jnp.ones(count, bool),
     )
-
-
-_init_state = jax.jit(init_state, static_argnums=(0, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -349,17 +421,17 @@ class NotFiniteError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class Problem(Setup):
     """A synthesis with its inputs checked and paired.
 
     Make one with `prepare`; the command uses it to save and resume, a notebook to
     watch.
+
+    Attributes:
+      labels: (n,) target classes.
+      stimuli: (n, t, h, w, 3) pixels in [0, 1], or None where none are needed.
     """
 
-    model: Model
-    verifier: Model | None
-    objective: Objective
-    config: Config
     labels: np.ndarray
     stimuli: np.ndarray | None
 
@@ -382,7 +454,8 @@ class Problem:
         if self.config.init == "stimulus":
             assert stimuli is not None
             stimuli = stimuli[numbers]
-        return _init_state(self.model.spec, self.config, numbers, stimuli)
+        init = jax.jit(lambda stimuli: init_state(self, numbers, stimuli))
+        return init(stimuli)
 
 
 def prepare(
@@ -392,6 +465,8 @@ def prepare(
     verifier: Model | None = None,
     config: Config | None = None,
     objective: Objective | None = None,
+    parametrization: Parametrization | None = None,
+    transforms: Sequence[Transform] | None = None,
 ) -> Problem:
     """Checks the inputs of a synthesis and pairs stimuli with labels.
 
@@ -405,6 +480,9 @@ def prepare(
       config: settings.
       objective: what to minimise; LEAPS by default, without its diversity term
         where there is no verifier.
+      parametrization: what to optimise; that of `config` by default.
+      transforms: random changes that every step sees the video through, in their
+        order; those of `config` by default, [] for none.
 
     Raises:
       UserError: the inputs do not fit together.
@@ -435,9 +513,11 @@ def prepare(
             )
         stimuli = np.broadcast_to(stimuli, (n, *stimuli.shape[1:]))
         targets = np.broadcast_to(targets, (n,))
-    elif "stimulus" in objective.uses or config.init == "stimulus":
+    elif objective.primed or config.init == "stimulus":
         raise UserError("stimuli=None: the objective starts from or is primed by one")
-    return Problem(model, verifier, objective, config, targets, stimuli)
+    setup = make_setup(model, verifier, objective, config, parametrization, transforms)
+    shared = {f.name: getattr(setup, f.name) for f in dataclasses.fields(setup)}
+    return Problem(**shared, labels=targets, stimuli=stimuli)
 
 
 def check_input(model: Model) -> None:
@@ -467,11 +547,19 @@ def _checked(stimuli: np.ndarray, spec: ModelSpec) -> np.ndarray:
     return stimuli
 
 
-def prime(model: Model, variables: Any, stimuli: jax.Array) -> dict[str, jax.Array]:
-    """μ(z_l(v)): the mean of every tap for stimuli, {tap: (n, c)}."""
+def prime(
+    model: Model, variables: Any, stimuli: jax.Array, uses: frozenset[str]
+) -> Primed:
+    """What the taps are for stimuli, as far as an objective uses it."""
     normalized = video_lib.normalize(stimuli, model.spec)
     _, found = taps.apply(model.module, variables, normalized, model.tap_filter)
-    return {name: tap.mean() for name, tap in found.items()}
+    means, by_time = {}, {}
+    if "stimulus" in uses:
+        means = {name: tap.mean() for name, tap in found.items()}
+    if "stimulus by time" in uses:
+        timed = {k: tap for k, tap in found.items() if tap.time_axis is not None}
+        by_time = {name: tap.mean_by_time() for name, tap in timed.items()}
+    return Primed(means, by_time)
 
 
 class Engine:
@@ -480,10 +568,7 @@ class Engine:
     Batches of one size, whatever is in them, are compiled once.
 
     Args:
-      model: the inverted model.
-      verifier: another model, or None if the objective uses none.
-      objective: what is minimised.
-      config: settings.
+      setup: what the videos have in common.
       devices: all devices by default.
       programs: where compiled functions are kept from one process to the next; nowhere
         by default. Functions over several processes are never kept.
@@ -491,22 +576,20 @@ class Engine:
 
     def __init__(
         self,
-        model: Model,
-        verifier: Model | None,
-        objective: Objective,
-        config: Config,
+        setup: Setup,
         devices: Sequence[jax.Device] | None = None,
         programs: Programs | None = None,
     ):
-        self.model, self.verifier = model, verifier
-        self.objective, self.config = objective, config
+        self.setup = setup
         self.devices = list(devices or parallel.all_devices())
         self.programs = programs
+        verifier = setup.verifier
         moments = taps.target_moments(verifier) if verifier is not None else {}
         self._constants = Frozen(
-            model.variables, verifier and verifier.variables, dict(moments)
+            setup.model.variables, verifier and verifier.variables, dict(moments)
         )
         self._compiled: dict[tuple[Any, ...], Callable] = {}
+        self._decode: Callable | None = None
 
     @functools.cached_property
     def frozen(self) -> Frozen:
@@ -519,12 +602,12 @@ class Engine:
         Of several processes, each primes for and places those of its own devices.
         """
         n = len(problem)
-        primed: dict[str, Any] = {}
+        primed = Primed()
         held = parallel.held(n, self.devices)
         if not np.array_equal(state.index, held):
             rows = np.searchsorted(state.index, held)
             state = jax.tree.map(lambda x: np.asarray(x)[rows], state)
-        if "stimulus" in self.objective.uses:
+        if self.setup.objective.primed:
             assert problem.stimuli is not None
             _, primed = self._start(problem.stimuli[held], state.seed, state.index, n)
         labels = parallel.shard(problem.labels[held], self.devices, n)
@@ -554,7 +637,7 @@ class Engine:
         weight = batch[1] * parallel.padding_weights(n, self.devices)
         return state, Batch(batch[0], weight, primed)
 
-    def _start(self, stimuli, seed, index, n: int) -> tuple[State, dict[str, Any]]:
+    def _start(self, stimuli, seed, index, n: int) -> tuple[State, Primed]:
         inputs = (stimuli, seed.astype(np.uint32), index.astype(np.int32))
         arguments = self.frozen.model, parallel.shard(inputs, self.devices, n)
         return self._compile_start(n, *arguments)(*arguments)
@@ -564,10 +647,10 @@ class Engine:
         return self._compile(("start", n), lambda: mapped, *arguments)
 
     def _starting(self, variables, stimuli, seed, index):
-        spec, primed = self.model.spec, {}
-        if "stimulus" in self.objective.uses:
-            primed = prime(self.model, variables, stimuli)
-        return init_state(spec, self.config, index, stimuli, seed), primed
+        setup, primed = self.setup, Primed()
+        if setup.objective.primed:
+            primed = prime(setup.model, variables, stimuli, setup.objective.uses)
+        return init_state(setup, index, stimuli, seed), primed
 
     def make_steps(self, steps: int, octave: int = 0) -> Any:
         """`steps` update steps in one call, and then a look at which videos are best.
@@ -575,9 +658,17 @@ class Engine:
         Returns:
           `(state, batch, frozen) -> (state, metrics)`, compiled at its first call.
         """
-        of = (self.model, self.verifier, self.objective)
-        update_step = make_update_step(*of, self.config, octave)
-        return parallel.map_steps(update_step, make_keep_best(*of), steps, self.devices)
+        update_step = make_update_step(self.setup, octave)
+        keep_best = make_keep_best(self.setup)
+        return parallel.map_steps(update_step, keep_best, steps, self.devices)
+
+    def decode(self, parameters: Any) -> jax.Array:
+        """The videos of parameters on the devices, (devices, videos of each, ...)."""
+        if self._decode is None:
+            self._decode = parallel.map_videos(
+                lambda _, parameters: decode(self.setup, parameters), self.devices
+            )
+        return self._decode((), (parameters,))
 
     def compile(self, n: int) -> None:
         """Compiles all that `start` and `run` will call for n videos.
@@ -587,8 +678,8 @@ class Engine:
         """
         if jax.process_count() > 1:
             return
-        spec, clips = self.model.spec, None
-        if "stimulus" in self.objective.uses or self.config.init == "stimulus":
+        spec, clips = self.setup.model.spec, None
+        if self.setup.objective.primed or self.setup.config.init == "stimulus":
             shape = (n, spec.frames, spec.size, spec.size, 3)
             clips = jax.ShapeDtypeStruct(shape, jnp.float32)
         each = functools.partial(jax.ShapeDtypeStruct, (n,))
@@ -603,7 +694,7 @@ class Engine:
             start.out_info,
         )
         batch = Batch(labels, weight, primed)
-        for _, octave, steps in _calls(self.config, 0):
+        for _, octave, steps in _calls(self.setup.config, 0):
             self._compile_steps(octave, steps, state, batch, frozen)
 
     def _compile_steps(
@@ -625,12 +716,15 @@ class Engine:
             elif self.programs is None:
                 self._compiled[what] = compile_for(function, *arguments)
             else:
-                models = [m for m in (self.model, self.verifier) if m is not None]
+                setup = self.setup
+                models = [m for m in (setup.model, setup.verifier) if m is not None]
                 made_of = (
                     *what,
                     [(m.module, m.spec, m.tap_filter) for m in models],
-                    self.objective,
-                    dataclasses.replace(self.config, seed=0),  # the state has it
+                    setup.objective,
+                    dataclasses.replace(setup.config, seed=0),  # the state has it
+                    setup.parametrization,
+                    setup.transform,
                 )
                 self._compiled[what] = self.programs.compiled(
                     function, arguments, self.devices, made_of
@@ -641,9 +735,9 @@ class Engine:
         self, n: int, state: State, batch: Batch, step: int = 0
     ) -> Iterator[Snapshot]:
         """Optimises n videos from a step on; see `iterate`."""
-        names = list(self.objective.weights)
+        names = list(self.setup.objective.weights)
         held = len(parallel.held(n, self.devices))
-        for done, octave, steps in _calls(self.config, step):
+        for done, octave, steps in _calls(self.setup.config, step):
             call = self._compile_steps(octave, steps, state, batch, self.frozen)
             state, metrics = call(state, batch, self.frozen)
             metrics = parallel.gather_metrics(metrics, n)
@@ -683,8 +777,7 @@ def iterate(
     Raises:
       NotFiniteError: names the term and the step.
     """
-    of = (problem.model, problem.verifier, problem.objective, problem.config)
-    engine = Engine(*of, devices, programs)
+    engine = Engine(problem, devices, programs)
     if state is None:
         state = problem.init_state(parallel.held(len(problem), engine.devices))
     step = int(state.step[0])
@@ -732,8 +825,13 @@ class Result:
 
 def best_pixels(problem: Problem, state: State) -> np.ndarray:
     """The best videos of a state as pixels in [0, 1], (n, t, h, w, 3) float32."""
-    pixels = video_lib.denormalize(jnp.asarray(state.best_videos), problem.model.spec)
-    return np.clip(np.asarray(pixels), 0, 1)
+    return as_pixels(problem, state.best)
+
+
+def as_pixels(problem: Problem, parameters: Any) -> np.ndarray:
+    """The videos of parameters as pixels in [0, 1], (n, t, h, w, 3) float32."""
+    pixels = jax.jit(functools.partial(decode, problem))(parameters)
+    return np.clip(np.asarray(pixels, np.float32), 0, 1)
 
 
 def synthesize(
@@ -745,6 +843,8 @@ def synthesize(
     objective: Objective | None = None,
     devices: Sequence[jax.Device] | None = None,
     programs: Programs | None = None,
+    parametrization: Parametrization | None = None,
+    transforms: Sequence[Transform] | None = None,
 ) -> Result:
     """Inverts a model: videos that it sees as the labels, primed by stimuli.
 
@@ -753,7 +853,9 @@ def synthesize(
 
     >>> result = synthesize(model, stimuli, ["jack"])           # doctest: +SKIP
     """
-    problem = prepare(model, stimuli, labels, verifier, config, objective)
+    problem = prepare(
+        model, stimuli, labels, verifier, config, objective, parametrization, transforms
+    )
     metrics = []
     for snapshot in iterate(problem, devices=devices, programs=programs):
         metrics.append(snapshot.metrics)

@@ -108,6 +108,11 @@ class Tap:
         centred = self.value.astype(jnp.float32) - about
         return mean_over_positions(centred), mean_over_positions(jnp.square(centred))
 
+    def mean_by_time(self) -> jax.Array:
+        """The mean over space at each time step, (b, t, c) in float32."""
+        z = self.by_time().astype(jnp.float32)
+        return z.reshape(*z.shape[:2], -1, z.shape[-1]).mean(2)
+
     def by_time(self) -> jax.Array:
         """The tensor with its time first, (b, t, ..., c), without class tokens.
 

@@ -72,7 +72,8 @@ def compile_steps(text: str, devices: list[jax.Device], dtype: str) -> list[str]
     model = loading.initialize(name, zoo.KINETICS_400, dtype=dtype, **sizes)
     config = Config(steps=2)
     objective = objectives.leaps(config).without("diversity")
-    engine = synthesis.Engine(model, None, objective, config, devices)
+    setup = synthesis.make_setup(model, None, objective, config)
+    engine = synthesis.Engine(setup, devices)
     compiled: list[str] = []
 
     def compile_for(function, *arguments):

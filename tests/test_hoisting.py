@@ -117,10 +117,13 @@ def test_nothing_of_the_weights_is_computed_in_a_step(name, on_a_gpu):
     model = Model(module, zoo.variable_shapes(module), spec)
     config = Config(steps=10)
     objective = objectives.leaps(config).without("diversity")
-    update_step = synthesis.make_update_step(model, None, objective, config)
+    setup = synthesis.make_setup(model, None, objective, config)
+    update_step = synthesis.make_update_step(setup)
     shape = (1, spec.frames, spec.size, spec.size, 3)
     primed = jax.eval_shape(
-        lambda variables: synthesis.prime(model, variables, jnp.zeros(shape)),
+        lambda variables: synthesis.prime(
+            model, variables, jnp.zeros(shape), objective.uses
+        ),
         model.variables,
     )
     batch = synthesis.Batch(
@@ -136,7 +139,7 @@ def test_nothing_of_the_weights_is_computed_in_a_step(name, on_a_gpu):
         left.update(of_constants(step, state))
         return state
 
-    state = synthesis.init_state(spec, config, np.arange(1))
+    state = synthesis.init_state(setup, np.arange(1))
     one_device = jax.vmap(run, axis_name=AXIS, in_axes=0, axis_size=1)
     arguments = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, batch, frozen)

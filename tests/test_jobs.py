@@ -68,11 +68,11 @@ def models(monkeypatch):
 
     make = synthesis.make_update_step
 
-    def counting(model, *rest):
-        step = make(model, *rest)
+    def counting(setup, *rest):
+        step = make(setup, *rest)
 
         def counted(*of):
-            traced.append(model)
+            traced.append(setup.model)
             return step(*of)
 
         return counted

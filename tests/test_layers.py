@@ -23,7 +23,7 @@ LAYERS = [
     {f"models.{name}" for name in MACHINES},
     {"config", "hoisting", "processes", "programs", "resizing"},
     {"video", "transforms", "distances", "models.layers", "models.windows"},
-    {"actions.motions"},
+    {"actions.motions", "parametrizations"},
     {"models.multiscale"},
     {f"models.{name}" for name in MODELS},
     {"entries", "actions.scenes"},

@@ -10,7 +10,7 @@ import pytest
 
 from leaps_jax import Config, UserError, objectives, taps
 from leaps_jax import video as video_lib
-from leaps_jax.objectives import Context
+from leaps_jax.objectives import Context, Primed
 from leaps_jax.synthesis import prime
 from leaps_jax.taps import Tap
 
@@ -21,6 +21,7 @@ VIDEO = RNG.normal(size=(2, 4, 6, 5, 3)).astype(np.float32)
 FEATURE = RNG.normal(size=(2, 5, 3, 3, 7)).astype(np.float32)
 TOKENS = RNG.normal(size=(2, 11, 6)).astype(np.float32)
 PRIMED = {"a": RNG.normal(size=(2, 7)), "b": RNG.normal(size=(2, 6))}
+PRIMED_BY_TIME = {"a": RNG.normal(size=(2, 5, 7)).astype(np.float32)}
 
 
 @pytest.fixture
@@ -38,7 +39,10 @@ def context() -> Context:
         logits=jnp.array(LOGITS),
         labels=jnp.array(LABELS),
         taps=tapped,
-        primed={k: jnp.array(v) for k, v in PRIMED.items()},
+        primed=Primed(
+            {k: jnp.array(v) for k, v in PRIMED.items()},
+            {k: jnp.array(v) for k, v in PRIMED_BY_TIME.items()},
+        ),
         verifier_taps=tapped,
         verifier_moments=moments,
     )
@@ -65,11 +69,12 @@ def test_class_logit(context):
     )
 
 
-def test_priming_is_the_mean_jaccard_distance_of_all_taps(context):
-    def distance(a, b):
-        dot = (a * b).sum(-1)
-        return 1 - dot / ((a**2).sum(-1) + (b**2).sum(-1) - dot)
+def distance(a, b):
+    dot = (a * b).sum(-1)
+    return 1 - dot / ((a**2).sum(-1) + (b**2).sum(-1) - dot)
 
+
+def test_priming_is_the_mean_jaccard_distance_of_all_taps(context):
     a = distance(FEATURE.mean((1, 2, 3)), PRIMED["a"])
     b = distance(TOKENS.mean(1), PRIMED["b"])
     np.testing.assert_allclose(
@@ -77,6 +82,21 @@ def test_priming_is_the_mean_jaccard_distance_of_all_taps(context):
     )
     profiled = objectives.priming(lambda depth: 2 * (1 - depth))
     np.testing.assert_allclose(value(profiled, context), a, rtol=1e-5)
+
+
+def test_priming_per_step_compares_each_moment(context):
+    expected = distance(FEATURE.mean((2, 3)), PRIMED_BY_TIME["a"]).mean(1)
+    term = objectives.priming(per_step=True)
+    np.testing.assert_allclose(value(term, context), expected, rtol=1e-5)
+    # in another order of the frames it is another loss; the mean over all is not
+    backwards = Tap("a", jnp.array(FEATURE[:, ::-1]), 1)
+    turned = dataclasses.replace(context, taps={**context.taps, "a": backwards})
+    assert np.abs(value(term, turned) - expected).max() > 0.01
+    whole = objectives.priming()
+    np.testing.assert_allclose(value(whole, turned), value(whole, context), rtol=1e-5)
+    timeless = dataclasses.replace(context, taps={"b": context.taps["b"]})
+    with pytest.raises(UserError, match="priming_per_step: no tap"):
+        term.terms[0][1].loss(timeless)
 
 
 def test_jaccard_distance_is_bounded_and_zero_only_for_equal_vectors():
@@ -179,6 +199,7 @@ ALL_TERMS = {
     "cross_entropy": objectives.cross_entropy(),
     "class_logit": objectives.class_logit(),
     "priming": objectives.priming(),
+    "priming_per_step": objectives.priming(per_step=True),
     "coherence": objectives.coherence(),
     "diversity": objectives.diversity(),
     "l2": objectives.l2(),
@@ -192,7 +213,7 @@ ALL_TERMS = {
 def test_each_term_descends_in_every_video(name, tiny, verifier, stimuli):
     """Five steps against the gradient lower the term (Lucid's test of a gradient)."""
     objective = ALL_TERMS[name]
-    primed = prime(tiny, tiny.variables, stimuli[:2])
+    primed = prime(tiny, tiny.variables, stimuli[:2], objective.uses)
     moments = taps.target_moments(verifier)
 
     def loss(video):
@@ -245,6 +266,7 @@ def test_methods_are_expressions():
     assert set(objectives.leaps(config).weights) == {
         "cross_entropy",
         "priming",
+        "priming_per_step",
         "coherence",
         "diversity",
         "spatial_tv",
@@ -254,7 +276,7 @@ def test_methods_are_expressions():
         "diversity",
         "spatial_tv",
     }
-    off = Config(coherence=0, diversity=0, spatial_tv=0, temporal_tv=0)
+    off = Config(coherence=0, diversity=0, priming_per_step=0)
     assert set(objectives.leaps(off).weights) == {"cross_entropy", "priming"}
     half = Config(regularization=0.5, coherence=0.4)
     assert objectives.leaps(half).weights["coherence"] == pytest.approx(0.2)

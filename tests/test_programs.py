@@ -137,15 +137,17 @@ def made_of(model=None, config=CONFIG, objective=None):
 
     objective = objective or objectives.leaps(config).without("diversity")
     model = model or network(0)
-    engine = synthesis.Engine(model, None, objective, config, ONE, Listening())
+    setup = synthesis.make_setup(model, None, objective, config)
+    engine = synthesis.Engine(setup, ONE, Listening())
     engine.compile(1)
     return heard
 
 
 def test_steps_over_processes_have_the_options_of_the_compiler(monkeypatch):
     devices = [*ONE, types.SimpleNamespace(process_index=1)]
-    of = (network(0), None, objectives.leaps(CONFIG).without("diversity"), CONFIG)
-    engine = synthesis.Engine(*of, devices)
+    objective = objectives.leaps(CONFIG).without("diversity")
+    setup = synthesis.make_setup(network(0), None, objective, CONFIG)
+    engine = synthesis.Engine(setup, devices)
     monkeypatch.setattr(synthesis, "compile_for", lambda *of: ("compiled", of))
     monkeypatch.setattr(parallel, "of_own", lambda *of: ("of own", of))
     got = engine._compile(("steps",), lambda: "function", "state", "batch")

@@ -101,7 +101,7 @@ class Group:
                 ) from None
         elif "verifier" in self.objective.uses:
             self.objective = self.objective.without("diversity")
-        self.primed = "stimulus" in self.objective.uses or config.init == "stimulus"
+        self.primed = self.objective.primed or config.init == "stimulus"
         self.broken = ""
 
     def decode(self, row: Row) -> np.ndarray | None:
@@ -117,8 +117,10 @@ class Group:
 
     @functools.cached_property
     def engine(self) -> synthesis.Engine:
-        of = (self.model, self.verifier, self.objective, self.settings.config)
-        return synthesis.Engine(*of, jax.local_devices(), self.programs)
+        setup = synthesis.make_setup(
+            self.model, self.verifier, self.objective, self.settings.config
+        )
+        return synthesis.Engine(setup, jax.local_devices(), self.programs)
 
     def ready(self, items: list[Item], size: int) -> Ready:
         """Fills a batch up to its size with copies of weight 0."""

@@ -6,7 +6,6 @@ runs the devices, one writes what is finished.
 
 import collections
 import contextlib
-import functools
 import itertools
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax import loading, parallel, synthesis
-from leaps_jax import video as video_lib
-from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
 from leaps_jax.jobs import batches
 from leaps_jax.jobs.folder import Folder, unwritable
@@ -135,7 +132,7 @@ def _optimise(
             journal.end()
             final = last.placed
             assert final is not None
-            videos = _as_bytes(final.best_videos, group.model.spec)
+            videos = _as_bytes(group.engine.decode(final.best))
             writer.submit(
                 items,
                 parallel.gather(videos, len(items)),
@@ -148,9 +145,8 @@ def _optimise(
         ready = again
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _as_bytes(videos: jax.Array, spec: ModelSpec) -> jax.Array:
-    pixels = video_lib.denormalize(videos, spec)
+@jax.jit
+def _as_bytes(pixels: jax.Array) -> jax.Array:
     return jnp.rint(jnp.clip(pixels, 0, 1) * 255).astype(jnp.uint8)
 
 
