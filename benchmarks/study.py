@@ -1,239 +1,313 @@
-"""Sweeps of settings, and methods side by side: what the defaults were chosen by.
+"""Settings and methods side by side: what the defaults and claims rest on.
 
-    python benchmarks/study.py sweep --models vivit_small@robust slow_r50_tiny@robust \
-        --judges x3d_xs@actions --out sweep/
-    python benchmarks/study.py report sweep/
+    M="slow_r50_tiny@robust timesformer_small@robust vivit_small@robust"
+    J="$M slow_r50_tiny@actions timesformer_small@actions vivit_small@actions"
+    python benchmarks/study.py run methods --models $M --judges $J --out study
+    python benchmarks/study.py report study
 
-Every run inverts one model with one method and setting, for all synthetic actions and
-some seeds, and asks judges that take no part. `--share 2/8` does the second of eight
-parts, for a process on each of several GPUs; `report` reads the results of all.
-Runs whose result is there are not done again.
+A run inverts one model with one method and setting, for all synthetic actions and some
+seeds, and asks judges. It is a JSON file in the folder, with a picture beside it; what
+is there is not done again. `--share 2/8` does the second of eight parts, for a process
+on each of several GPUs. `report` prints tables of what the folder holds. Judges that
+took part in a run (the model, its verifier, its twin of other weights) never count.
 """
 
 import argparse
-import dataclasses
 import functools
 import json
+import re
 import time
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 
 import leaps_jax as lj
-from leaps_jax import contact_sheet, objectives, taps
+from leaps_jax import contact_sheet, evaluation, objectives
 from leaps_jax.actions import motions
 
-#: What each method is tried with: a name, and what differs from its preset.
-SWEEP: dict[str, dict[str, dict]] = {
-    "leaps": {
+CLASSES = motions.CLASSES
+PARTNERS = {"reversed": motions.REVERSED, "mirrored": motions.MIRRORED}
+
+#: Runs of a study: by name and variant, the method and what differs from its preset.
+Runs = dict[tuple[str, str], tuple[str, dict[str, Any]]]
+NO_VIEWS = dict(view_scale=0.0, view_shift=0.0, view_noise=0.0, view_tint=0.0)
+NO_PRIMING = dict(priming=0.0, priming_per_step=0.0)
+FROM_NOISE = dict(init="noise", octaves=1, steps=400)
+
+#: LEAPS with other settings.
+SWEEP: Runs = {
+    ("LEAPS", name): ("leaps", changes)
+    for name, changes in {
         "preset": {},
-        "slow rate": {"learning_rate": 0.02},
-        "smooth": {"spatial_decay": 1.5},
-        "tv": {"spatial_tv": 1.0},
-        "slow videos": {"temporal_decay": 0.5},
-        "more noise": {"view_noise": 0.16},
-        "tempo": {"view_tempo": 0.15, "view_delay": 0.1},
-        "wide views": {"view_scale": 0.4, "view_shift": 0.2},
-        "two views": {"views": 2},
-        "long": {"steps": 1500},
-        "no views": {
-            "view_scale": 0.0,
-            "view_shift": 0.0,
-            "view_noise": 0.0,
-            "view_tint": 0.0,
-        },
-        "means only": {"priming": 7.0, "priming_per_step": 0.0},
-        "steps only": {"priming": 0.0, "priming_per_step": 7.0},
-        "strong priming": {"priming": 5.0, "priming_per_step": 15.0},
-        "diversity 2": {"diversity": 2.0},
-        "no diversity": {"diversity": 0.0},
-        "coherence 2": {"coherence": 2.0},
-        "smooth tv": {"spatial_decay": 1.25, "spatial_tv": 0.5, "temporal_tv": 0.2},
+        "tv 0": {"spatial_tv": 0.0},
+        "no views": NO_VIEWS,
         "pixels": {"parametrization": "pixels"},
-        "pixels roll": {
-            "parametrization": "pixels",
-            "roll": 0.16,
-            "view_scale": 0.0,
-            "view_shift": 0.0,
-            "view_noise": 0.0,
-            "view_tint": 0.0,
-        },
-    },
-    "activation_maximization": {
-        "preset": {},
-        "slow rate": {"learning_rate": 0.02},
-        "tv": {"spatial_tv": 1.0},
-        "tv in time": {"spatial_tv": 1.0, "temporal_tv": 1.0},
-        "smooth": {"spatial_decay": 1.5},
-        "l2": {"l2": 1.0},
-    },
-    "deep_inversion": {
-        "preset": {},
-        "diversity 2": {"diversity": 2.0},
-        "diversity 10": {"diversity": 10.0},
-        "tv": {"spatial_tv": 1.0},
-        "tv in time": {"diversity": 2.0, "spatial_tv": 1.0, "temporal_tv": 1.0},
-        "smooth": {"spatial_decay": 1.5},
-    },
-    "deep_dream": {
-        "preset": {},
-        "slow rate": {"learning_rate": 0.02},
-        "tv": {"spatial_tv": 0.1},
-        "one octave": {"octaves": 1},
-        "short": {"steps": 50},
-        "noise": {"init": "noise", "steps": 600, "octaves": 1},
-    },
+        "primed by means": {"priming": 7.0, "priming_per_step": 0.0},
+        "primed by steps": {"priming": 0.0, "priming_per_step": 7.0},
+        "rate 0.02": {"learning_rate": 0.02},
+        "rate 0.1": {"learning_rate": 0.1},
+        "decay 1.5": {"spatial_decay": 1.5},
+        "views in time": {"view_tempo": 0.15, "view_delay": 0.1},
+        "noise 0.16": {"view_noise": 0.16},
+        "two views": {"views": 2},
+        "pixels, roll": {"parametrization": "pixels", "roll": 0.16} | NO_VIEWS,
+        "decay in time 0.5": {"temporal_decay": 0.5},
+    }.items()
 }
 
+#: Methods over the same parametrization, views and rate. Each is tried with the same
+#: number of variants, of which a judge that does not count chooses one.
+METHODS: Runs = {
+    (name, variant): (method, changes | more)
+    for variant, index in {"tv 3": 0, "tv 1": 1, "weight": 2}.items()
+    for name, method, changes, weight in (
+        ("LEAPS", "leaps", {}, {"priming": 4.0, "priming_per_step": 10.0}),
+        ("LEAPS without priming", "leaps", NO_PRIMING, {"diversity": 2.0}),
+        ("activation maximization", "activation_maximization", {}, {"l2": 1.0}),
+        ("DeepInversion", "deep_inversion", {}, {"diversity": 2.0}),
+        ("DeepDream from noise", "deep_dream", FROM_NOISE, {"l2": 1.0}),
+        ("DeepDream from the clip", "deep_dream", {}, {"l2": 1.0}),
+    )
+    for more in [[{"spatial_tv": 3.0}, {"spatial_tv": 1.0}, weight][index]]
+}
 
-def inverted(
-    reference: str, verifier: str | None, method: str, changes: dict, seeds: list[int]
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Videos of all actions and seeds, (seeds * 23, t, h, w, 3), stimuli, seconds."""
-    model = load(reference)
-    changes = dict(changes)
-    config = lj.preset(
-        method, changes.pop("parametrization", "fourier"), **changes, seed=seeds[0]
-    )
-    objective = objectives.METHODS[method](config)
-    uses = verifier is not None and "verifier" in objective.uses
-    if not uses and "verifier" in objective.uses:
-        objective = objective.without("diversity")
-    clips = np.concatenate([stimuli(reference, seed) for seed in seeds])
-    labels = list(motions.CLASSES) * len(seeds)
-    began = time.monotonic()
-    result = lj.synthesize(
-        model,
-        clips,
-        labels,
-        verifier=load(verifier) if uses else None,
-        config=dataclasses.replace(config, steps_per_call=100),
-        objective=objective,
-    )
-    return result.videos, clips, time.monotonic() - began
+#: Terms left out of LEAPS.
+ABLATIONS: Runs = {
+    ("LEAPS", "preset"): ("leaps", {}),
+    ("LEAPS without diversity", "preset"): ("leaps", {"diversity": 0.0}),
+    ("LEAPS without coherence", "preset"): ("leaps", {"coherence": 0.0}),
+    ("LEAPS without priming", "preset"): ("leaps", NO_PRIMING),
+}
+
+STUDIES: dict[str, Runs] = {
+    "sweep": SWEEP,
+    "methods": METHODS,
+    "ablations": ABLATIONS,
+}
 
 
 @functools.cache
 def load(reference: str) -> lj.Model:
+    """A model, loaded once."""
     return lj.load_model(reference)
 
 
 @functools.cache
 def stimuli(reference: str, seed: int) -> np.ndarray:
-    names = [f"actions:{name}/{seed}" for name in motions.CLASSES]
+    """A rendered clip of each action, (23, t, h, w, 3), as the model takes them."""
+    names = [f"actions:{name}/{seed}" for name in CLASSES]
     return lj.load_stimuli(names, load(reference).spec)
 
 
-def measured(videos: np.ndarray, clips: np.ndarray, judges: list[str]) -> dict:
-    """What judges see, and how much videos move."""
-    labels = np.arange(len(videos)) % len(motions.CLASSES)
-    found: dict = {"judges": {}}
-    for name in judges:
-        logits = np.asarray(taps.predict(load(name), videos))
-        p = np.asarray(jax.nn.softmax(logits))
-        own = p[np.arange(len(labels)), labels]
-        found["judges"][name] = {
-            "right": int((p.argmax(1) == labels).sum()),
-            "log_p": round(float(np.log(own + 1e-9).mean()), 4),
-        }
-    found["of"] = len(labels)
-    motion = [np.abs(np.diff(v, axis=1)).mean() for v in (videos, clips)]
-    found["motion"] = round(float(motion[0] / motion[1]), 3)
-    return found
+def name_of(reference: str) -> str:
+    """The network of `NAME@WEIGHTS`."""
+    return reference.partition("@")[0]
 
 
-def sheet(path: Path, videos: np.ndarray, frames: int) -> None:
-    pictures = (videos[: len(motions.CLASSES)] * 255).astype(np.uint8)
-    rows = contact_sheet.strips(list(motions.CLASSES), pictures, frames)
-    contact_sheet.write_image(path, rows)
+def mark(judge: str, model: str, verifier: str | None) -> str | None:
+    """Why a judge does not count."""
+    if judge in (model, verifier):
+        return "self" if judge == model else "verifier"
+    return "twin" if name_of(judge) == name_of(model) else None
 
 
-def sweep(options: argparse.Namespace) -> None:
+def run(
+    model: str, name: str, variant: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Inverts a model for all actions and seeds; what judges say, as JSON holds it."""
+    method, changes = STUDIES[options.study][name, variant]
+    changes = {"steps_per_call": 100} | changes
+    config = lj.preset(method, changes.pop("parametrization", "fourier"), **changes)
+    objective = objectives.METHODS[method](config)
+    verifier = None
+    if "verifier" in objective.uses:
+        others = [v for v in options.verifiers if name_of(v) != name_of(model)]
+        verifier = others[0] if others else None
+        if verifier is None:
+            objective = objective.without("diversity")
+    seeds = range(options.seeds)
+    clips = np.concatenate([stimuli(model, seed) for seed in seeds])
+    labels = list(CLASSES) * len(seeds)
+    began = time.monotonic()
+    result = lj.synthesize(
+        load(model),
+        clips,
+        labels,
+        verifier=load(verifier) if verifier else None,
+        config=config,
+        objective=objective,
+    )
+    seconds = time.monotonic() - began
+    judges = dict.fromkeys([*options.judges, options.select])
+    marks = {judge: mark(judge, model, verifier) for judge in judges}
+    marks[options.select] = marks[options.select] or "selects"
+    found = evaluation.evaluate(
+        result.videos,
+        labels,
+        {judge: load(judge) for judge in judges},
+        stimuli=clips,
+        partners=PARTNERS,
+        marks={judge: why for judge, why in marks.items() if why},
+        batch=32,
+    )
+    pictures = (result.videos[: len(CLASSES)] * 255).astype(np.uint8)
+    sheet = contact_sheet.strips(list(CLASSES), pictures, options.frames)
+    contact_sheet.write_image(options.out / f"{stem(model, name, variant)}.jpg", sheet)
+    return {
+        "study": options.study,
+        "name": name,
+        "variant": variant,
+        "method": method,
+        "changes": STUDIES[options.study][name, variant][1],
+        "model": model,
+        "verifier": verifier,
+        "select": options.select,
+        "videos": len(labels),
+        "seconds": round(seconds, 1),
+        "found": found,
+    }
+
+
+def stem(model: str, name: str, variant: str) -> str:
+    """The name of the files of a run."""
+    words = f"{name_of(model)}.{model.rpartition('@')[2]}.{name}.{variant}"
+    return re.sub(r"[^\w.-]+", "_", words)
+
+
+def do(options: argparse.Namespace) -> None:
+    """Does a part of a study."""
     part, parts = map(int, options.share.split("/"))
-    runs = [
-        (model, method, name, changes)
-        for method in options.methods
-        for name, changes in SWEEP[method].items()
+    every = [
+        (model, name, variant)
+        for name, variant in STUDIES[options.study]
+        if options.only is None or name in options.only
         for model in options.models
     ]
     options.out.mkdir(parents=True, exist_ok=True)
-    for model, method, name, changes in runs[part - 1 :: parts]:
+    for model, name, variant in every[part - 1 :: parts]:
         if time.monotonic() - BEGAN > options.seconds:
             break
-        stem = f"{model.partition('@')[0]}.{method}.{name}".replace(" ", "_")
-        path = options.out / f"{stem}.json"
-        if path.exists():
-            continue
-        verifier = next((v for v in options.verifiers if not twins(v, model)), None)
-        videos, clips, seconds = inverted(
-            model, verifier, method, changes, list(range(options.seeds))
-        )
-        record = {
-            "model": model,
-            "verifier": verifier,
-            "method": method,
-            "setting": name,
-            "changes": changes,
-            "seconds": round(seconds, 1),
-        } | measured(videos, clips, options.judges)
-        sheet(options.out / f"{stem}.jpg", videos, options.frames)
-        path.write_text(json.dumps(record))
-        print(json.dumps(record), flush=True)
+        path = options.out / f"{options.study}.{stem(model, name, variant)}.json"
+        if not path.exists():
+            record = run(model, name, variant, options)
+            path.write_text(json.dumps(record))
+            print(*row(record), sep=" | ", flush=True)
 
 
-def twins(a: str, b: str) -> bool:
-    return a.partition("@")[0] == b.partition("@")[0]
+COLUMNS = (
+    "model",
+    "run",
+    "top-1",
+    "top-5",
+    "Inception Score",
+    "motion energy",
+    "right, of pairs",
+    "flips",
+    "by judge",
+)
+
+
+def row(record: dict[str, Any]) -> list[str]:
+    """What a record says, under `COLUMNS`."""
+    found = record["found"]
+    videos = found["held_out"]["videos"]
+    pairs = videos.get("motion", {}).get("all") or {}
+    by_judge = []
+    for name, answers in found["judges"].items():
+        share = answers["videos"]["top1"]["value"]
+        star = "" if answers["counted"] else f" ({answers['mark']})"
+        by_judge.append(f"{name} {share:.0%}{star}")
+    return [
+        record["model"],
+        f"{record['name']}, {record['variant']}",
+        _number(videos["top1"], "%"),
+        _number(videos["top5"], "%"),
+        _number(videos["inception_score"]),
+        _number((found["temporal"]["motion_energy"] or {}).get("ratio")),
+        _number(pairs.get("right"), "%"),
+        _number(pairs.get("flips"), "%"),
+        ", ".join(by_judge),
+    ]
+
+
+def _number(estimate: Any, unit: str = "") -> str:
+    value = estimate.get("value") if isinstance(estimate, dict) else estimate
+    if value is None:
+        return "-"
+    return f"{value:.0%}" if unit else f"{value:.2f}"
 
 
 def report(options: argparse.Namespace) -> None:
+    """Prints a table of all records, and of each method the variant that was chosen."""
     records = [json.loads(p.read_text()) for p in sorted(options.out.glob("*.json"))]
-    models = sorted({r["model"] for r in records})
-    print("| method | setting | " + " | ".join(models) + " | mean | log p | motion |")
-    print("|---" * (len(models) + 5) + "|")
-    rows = []
-    for method in SWEEP:
-        for name in SWEEP[method]:
-            own = [r for r in records if (r["method"], r["setting"]) == (method, name)]
-            if not own:
-                continue
-            cells = []
-            for model in models:
-                share = [_share(r) for r in own if r["model"] == model]
-                cells.append(f"{share[0]:.0%}" if share else "-")
-            log_p = np.mean([v["log_p"] for r in own for v in r["judges"].values()])
-            motion = np.mean([r["motion"] for r in own])
-            mean = np.mean([_share(r) for r in own])
-            cells += [f"{mean:.0%}", f"{log_p:.2f}", f"{motion:.2f}"]
-            rows.append(f"| {method} | {name} | " + " | ".join(cells) + " |")
-    print("\n".join(rows))
+    for study, runs in STUDIES.items():
+        own = [r for r in records if r["study"] == study]
+        if not own:
+            continue
+        print(f"\n{study}\n\n| " + " | ".join(COLUMNS) + " |")
+        print("|---" * len(COLUMNS) + "|")
+        for name, variant in runs:
+            for record in own:
+                if (record["name"], record["variant"]) == (name, variant):
+                    print("| " + " | ".join(row(record)) + " |")
+        print("\n| run | models | chosen by | top-1 | Inception Score |")
+        print("|---" * 5 + "|")
+        for name, variant in runs:
+            of = [r for r in own if (r["name"], r["variant"]) == (name, variant)]
+            if of:
+                cells = [_mean(of, key) for key in ("top1", "inception_score")]
+                chosen = np.mean([selected(r) for r in of])
+                print(
+                    f"| {name}, {variant} | {len(of)} | {chosen:.0%} | {cells[0]:.1%}"
+                    f" | {cells[1]:.2f} |"
+                )
 
 
-def _share(record: dict) -> float:
-    right = [v["right"] for v in record["judges"].values()]
-    return float(np.mean(right)) / record["of"]
+def selected(record: dict[str, Any]) -> float:
+    """What the judge that chooses variants sees as its class."""
+    return record["found"]["judges"][record["select"]]["videos"]["top1"]["value"]
+
+
+def _mean(records: list[dict[str, Any]], key: str) -> float:
+    of = [r["found"]["held_out"]["videos"][key] for r in records]
+    return float(np.mean([v["value"] for v in of if v and v["value"] is not None]))
 
 
 BEGAN = time.monotonic()
 
 
 def main() -> None:
+    """Reads the arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("sweep")
+    one = commands.add_parser("run", help="do a study, or a part of it")
+    one.add_argument("study", choices=list(STUDIES))
     one.add_argument("--models", nargs="+", required=True, metavar="NAME@WEIGHTS")
     one.add_argument("--judges", nargs="+", required=True, metavar="NAME@WEIGHTS")
-    one.add_argument("--verifiers", nargs="*", default=[], metavar="NAME@WEIGHTS")
-    one.add_argument("--methods", nargs="+", default=list(SWEEP), choices=list(SWEEP))
-    one.add_argument("--seeds", type=int, default=2)
+    one.add_argument(
+        "--verifiers",
+        nargs="*",
+        default=["slow_r50_tiny@robust", "vivit_small@robust"],
+        metavar="NAME@WEIGHTS",
+        help="the first of another network than the model's is used",
+    )
+    one.add_argument(
+        "--select",
+        default="x3d_xs@actions",
+        metavar="NAME@WEIGHTS",
+        help="the judge that chooses settings, and therefore does not count",
+    )
+    one.add_argument("--only", nargs="+", metavar="NAME", help="runs of the study")
+    one.add_argument("--seeds", type=int, default=4)
     one.add_argument("--frames", type=int, default=8, help="of a video in a picture")
     one.add_argument("--share", default="1/1", metavar="I/N")
     one.add_argument("--seconds", type=float, default=1e9, help="start none after it")
     one.add_argument("--out", type=Path, required=True)
-    two = commands.add_parser("report")
+    two = commands.add_parser("report", help="print the tables of a folder")
     two.add_argument("out", type=Path)
     options = parser.parse_args()
-    {"sweep": sweep, "report": report}[options.command](options)
+    {"run": do, "report": report}[options.command](options)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ class Config:
       steps_per_call: steps run on the device between two looks at it.
     """
 
-    steps: int = 600
+    steps: int = 400
     seed: int = 0
     parametrization: str = "fourier"
     spatial_decay: float = 1.0
@@ -154,7 +154,7 @@ class Config:
     diversity: float = 0.5
     margin: float = 0.1
     l2: float = 0.0
-    spatial_tv: float = 0.0
+    spatial_tv: float = 3.0
     temporal_tv: float = 0.0
     views: int = 1
     view_scale: float = 0.25
