@@ -416,7 +416,7 @@ def _add_demo(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("--label", default="jumping jack", metavar="CLASS", help="a synthetic action")
     add("--out", default="demo", metavar="DIR", help="folder of the run")
-    add("--steps", default="400", metavar="N", help="400 by default")
+    add("--steps", default="250", metavar="N", help="250 by default")
     add("--seed", default="1", metavar="N", help="of stimulus and noise")
     _add_overwrite(sub)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax.config import ModelSpec
@@ -53,6 +54,7 @@ def save_model(
     architecture: Mapping[str, Any],
     moments: Mapping[str, tuple[Any, Any]] | None = None,
     extra: Mapping[str, Any] | None = None,
+    half: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Writes a model; the folder appears complete or not at all.
@@ -64,6 +66,7 @@ def save_model(
       architecture: what builds the module again (see `zoo.architecture`).
       moments: per tap the mean and variance per channel, if the model has them.
       extra: anything else worth keeping, JSON-able.
+      half: store parameters in bfloat16, in half of the space; `load` gives float32.
       overwrite: replace a folder that exists.
 
     Returns:
@@ -75,6 +78,9 @@ def save_model(
     folder = Path(folder).absolute()
     check_vacant(folder, overwrite)
     tree = jax.tree.map(np.asarray, jax.device_get(_plain(variables)))
+    if half:  # running statistics keep their digits
+        rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree["params"])
+        tree = tree | {"params": rounded}
     shapes = {
         "/".join(path): list(leaf.shape)
         for path, leaf in flax.traverse_util.flatten_dict(tree).items()
@@ -176,7 +182,7 @@ def load(folder: str | os.PathLike[str]) -> SavedModel:
         raise UserError(
             f"{folder}/variables: cannot be read ({reason}); make the checkpoint again"
         ) from None
-    variables = jax.tree.map(np.asarray, variables)
+    variables = jax.tree.map(_full, variables)
     _check_shapes(folder, variables, {k: tuple(v) for k, v in shapes.items()})
     return SavedModel(
         variables,
@@ -185,6 +191,11 @@ def load(folder: str | os.PathLike[str]) -> SavedModel:
         _read_moments(folder / "moments.npz"),
         facts.get("extra", {}),
     )
+
+
+def _full(leaf: Any) -> np.ndarray:
+    leaf = np.asarray(leaf)
+    return leaf.astype(np.float32) if leaf.dtype == jnp.bfloat16 else leaf
 
 
 def check_fits(folder: Path, variables: Mapping[str, Any], target: Any) -> None:

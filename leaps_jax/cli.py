@@ -658,9 +658,8 @@ def _to_bench(
 
 
 # Small enough for two cores: the demo takes under two minutes there.
-_DEMO = """--model x3d_xs@actions --verifier vivit_small@actions
- --judge slow_r50_tiny@actions --preview-every 0
- --set blur=2.5 temporal_blur=1 noise=0.1 spatial_tv=2 temporal_tv=2"""
+_DEMO = """--model vivit_small@robust
+ --judge slow_r50_tiny@actions timesformer_small@actions --preview-every 0"""
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -121,9 +121,12 @@ def save(
     folder: str | os.PathLike[str],
     *,
     extra: Mapping[str, Any] | None = None,
+    half: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Writes a model of the zoo to a folder that `load_model` reads.
+
+    `half` stores parameters in bfloat16, in half of the space.
 
     Raises:
       UserError: the model's name is not of the zoo, or the folder exists.
@@ -135,6 +138,7 @@ def save(
         architecture=zoo.architecture(model.spec.name, model.module),
         moments=model.moments,
         extra=extra,
+        half=half,
         overwrite=overwrite,
     )
 
