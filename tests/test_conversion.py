@@ -353,6 +353,41 @@ def test_references(tmp_path, monkeypatch, model):
         loading.load_model("x3d_xs_small@action")
 
 
+def test_a_folder_does_not_hide_shipped_weights(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(loading, "SHIPPED", (tmp_path / "shipped",))
+    loading.save(model, tmp_path / "shipped" / "x3d_xs_small@actions")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "actions" / "clips").mkdir(parents=True)  # `leaps-jax actions` makes it
+    assert loading.load_model("x3d_xs_small@actions").spec == model.spec
+    shipped = loading.fingerprint("x3d_xs_small@actions")
+    for path in ("actions/", "./actions", str(tmp_path / "actions")):
+        with pytest.raises(UserError, match="neither model.safetensors"):
+            loading.load_model(f"x3d_xs_small@{path}")
+    (tmp_path / "actions" / "clips").rmdir()
+    (tmp_path / "actions").rmdir()
+    own = dataclasses.replace(
+        model, spec=dataclasses.replace(model.spec, classes=("up", "down"))
+    )
+    loading.save(own, tmp_path / "actions")
+    assert loading.load_model("x3d_xs_small@actions").spec == own.spec
+    assert loading.fingerprint("x3d_xs_small@actions") != shipped
+
+
+def test_a_plain_name_is_also_a_file_or_a_folder_of_published_weights(
+    tmp_path, monkeypatch, model
+):
+    monkeypatch.setattr(loading, "SHIPPED", (tmp_path / "shipped",))
+    loading.save(model, tmp_path / "shipped" / "x3d_xs_small@actions")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "actions").write_bytes(b"x")
+    with pytest.raises(UserError, match="no checkpoint of Flax"):
+        loading.load_model("x3d_xs_small@actions")
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "model.safetensors").touch()
+    with pytest.raises(UserError, match="model.safetensors: is empty"):
+        loading.load_model("x3d_xs_small@published")
+
+
 def test_a_checkpoint_loads_on_another_number_of_devices(tmp_path, model):
     folder = loading.save(model, tmp_path / "m")
     code = (
