@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import published
 import pytest
 
 from leaps_jax import Model, loading, objectives, zoo
@@ -425,11 +426,9 @@ def test_demo_refuses_what_is_no_action(call, root):
 
 
 def test_convert_writes_a_checkpoint(call, root):
-    torch = pytest.importorskip("torch")
     from parity import weights
 
-    tensors = {k: torch.from_numpy(v) for k, v in weights("ptv_x3d_xs").items()}
-    torch.save({"model_state": tensors}, root / "X3D_XS.pyth")
+    published.save(root / "X3D_XS.pyth", weights("ptv_x3d_xs"), "model_state")
     words = ["convert", "x3d_xs", "{root}/X3D_XS.pyth", "{root}/converted"]
     ran = call(*words)
     assert ran.code == 0, ran.err

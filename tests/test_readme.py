@@ -44,3 +44,11 @@ def test_ci_runs_what_readme_tells():
         assert line in README and line.replace("install", "install -q") in ci
     tests = 'python -m pytest -n 2 -m "not heavy"'
     assert tests in README and tests in ci
+
+
+def test_the_library_does_not_need_torch():
+    root = Path(__file__).parent.parent
+    for path in (root / "leaps_jax").rglob("*.py"):
+        found = re.search(r"^\s*(import|from) torch\b", path.read_text(), re.M)
+        assert not found, path
+    assert '"torch' not in (root / "setup.py").read_text()
