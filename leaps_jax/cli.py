@@ -39,13 +39,14 @@ from leaps_jax import (
 )
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.config import PRESETS, Config, ModelSpec
-from leaps_jax.errors import UserError, nearest
+from leaps_jax.errors import UserError, nearest, out_of_memory
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.taps import Model
 
 
 def main(words: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    options = argparse.Namespace(command=None)
     try:
         options = arguments.parser().parse_args(words)
         options.words = sys.argv[1:] if words is None else words
@@ -53,6 +54,12 @@ def main(words: list[str] | None = None) -> int:
         return _COMMANDS[options.command](options)
     except UserError as error:
         print(f"leaps-jax: error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        line = _too_large(options, error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
         return 2
     except synthesis.NotFiniteError as error:
         print(f"leaps-jax: failed: {error}", file=sys.stderr)
@@ -63,6 +70,32 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+_TOO_LARGE = {
+    "train": ("batch", "lower it, --frames or --size"),
+    "accuracy": ("batch", "lower it"),
+    "bench": ("batch", "lower it, or use --remat"),
+    "synthesize": (
+        "copies",
+        "lower it, give fewer stimuli, use --remat, or --jobs with a --batch",
+    ),
+    "jobs": ("batch", "lower it, or use --remat"),
+}
+
+
+def _too_large(options: argparse.Namespace, error: BaseException) -> str | None:
+    """The line that says which argument did not fit the memory; None if that fitted."""
+    if not out_of_memory(error):
+        return None
+    command = "jobs" if getattr(options, "jobs", None) else options.command
+    argument, remedy = _TOO_LARGE.get(command, ("memory", ""))
+    if argument == "memory":
+        said = "all of it is in use; end other programs, or take a smaller model"
+    else:
+        given = _given(getattr(options, argument), arguments.BATCH)
+        said, argument = f"does not fit the memory; {remedy}", f"{argument}={given}"
+    return f"leaps-jax: error: {argument}: {said}"
 
 
 def _use_compilation_cache() -> None:
@@ -134,7 +167,8 @@ def _synthesize(options: argparse.Namespace) -> int:
             raise UserError(f"{given}: is for --jobs; leave it out")
     config = _config(options)
     processes.join(options.coordinator, options.processes, options.process)
-    with processes.leaving(synthesis.NotFiniteError):
+    told = functools.partial(_too_large, options)
+    with processes.leaving(synthesis.NotFiniteError, told=told):
         return _synthesize_here(options, config)
 
 
@@ -265,6 +299,9 @@ def _jobs(options: argparse.Namespace) -> int:
         jobs.Shard.parse(shard),
         _programs(),
     )
+    if record["failed"] and not record["finished"] + record["done_before"]:
+        if all(line.endswith(jobs.TOO_LARGE) for line in record["errors"]):
+            raise MemoryError
     for line in record["errors"]:
         _say(line)
     if record["failed"]:
@@ -482,10 +519,12 @@ def _same_classes(
 
 
 def _accuracy(options: argparse.Namespace) -> int:
+    if options.batch < 1:
+        raise UserError(f"batch={options.batch}: must be at least 1")
     model = loading.load_model(options.model, dtype=options.dtype)
     _check_known("data", _classes("data", options), model.spec.classes, options)
     data = _same_classes(_data("data", options, model.spec, 2000), model.spec.classes)
-    probabilities = training.evaluate(model, data)
+    probabilities = training.evaluate(model, data, batch=options.batch)
     found = evaluation.accuracy(probabilities, data.labels, model.spec.classes)
     if options.json:
         print(json.dumps(found, indent=1))
