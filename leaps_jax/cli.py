@@ -5,6 +5,7 @@ argument, its value and the remedy), 1 when a run failed, 130 after Ctrl-C.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -40,7 +41,7 @@ from leaps_jax import (
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.config import PRESETS, Config, ModelSpec
 from leaps_jax.errors import UserError, nearest, out_of_memory
-from leaps_jax.progress import Steps, interruptible
+from leaps_jax.progress import Steps, counted, interruptible
 from leaps_jax.taps import Model
 
 
@@ -149,13 +150,23 @@ def _convert(options: argparse.Namespace) -> int:
         reason = str(error).removeprefix(f"{options.source}: ")
         raise UserError(f"source={options.source!r}: {reason}") from None
     if options.moments:
-        clips, _ = stimuli.load_labelled(
-            options.moments, model.spec, short="loop", argument="moments"
-        )
-        model = dataclasses.replace(model, moments=taps.estimate_moments(model, clips))
+        with Steps("read", unit="clips", waiting="", brief=True) as steps:
+            clips, _ = stimuli.load_labelled(
+                options.moments,
+                model.spec,
+                short="loop",
+                progress=lambda done, total: steps.update(done, total=total),
+                argument="moments",
+            )
+        model = dataclasses.replace(model, moments=_moments(model, clips))
     loading.save(model, options.out, overwrite=options.overwrite)
     print(f"wrote {options.out}; use it as --model {model.spec.name}@{options.out}")
     return 0
+
+
+def _moments(model: Model, clips: np.ndarray) -> taps.Moments:
+    with Steps("moments", len(clips), unit="clips", brief=True) as steps:
+        return taps.estimate_moments(model, clips, progress=steps.update)
 
 
 def _synthesize(options: argparse.Namespace) -> int:
@@ -346,9 +357,15 @@ def _stimuli_and_labels(
         if not options.label:
             raise UserError("label: missing; name the classes to synthesise")
         return None, options.label
-    clips, folders = stimuli.load_labelled(
-        options.stimulus, model.spec, short=options.short, data_dir=options.data_dir
-    )
+    first = processes.first()
+    with Steps("read", shown=first, unit="clips", waiting="", brief=True) as steps:
+        clips, folders = stimuli.load_labelled(
+            options.stimulus,
+            model.spec,
+            short=options.short,
+            progress=lambda done, total: steps.update(done, total=total),
+            data_dir=options.data_dir,
+        )
     labels = options.label or [name for name in folders if name is not None]
     if len(labels) != len(clips) and not options.label:
         raise UserError(
@@ -379,7 +396,7 @@ def _with_moments(
         f"verifier {verifier.spec.name} has no stored statistics: estimated from"
         f" {len(clips)} stimuli; `convert --moments DIR` stores better ones"
     )
-    return dataclasses.replace(verifier, moments=taps.estimate_moments(verifier, clips))
+    return dataclasses.replace(verifier, moments=_moments(verifier, clips))
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -428,7 +445,9 @@ def _train(options: argparse.Namespace) -> int:
         _say(f"{len(data.videos)} clips of {len(data.classes)} classes")
     began, report = time.monotonic(), None
     with Steps("train", recipe.steps) as steps, interruptible() as stop:
-        for report in training.train(model, data, held_out, recipe):
+        evaluating = _Evaluating(steps, held_out)
+        of = (model, data, held_out, recipe)
+        for report in training.train(*of, progress=evaluating.update):
             numbers = {"loss": report.loss, "train accuracy": report.train_accuracy}
             steps.update(report.step, numbers)
             if report.accuracy is not None:
@@ -436,7 +455,8 @@ def _train(options: argparse.Namespace) -> int:
             if stop:
                 break
     assert report is not None
-    trained = training.with_moments(report.model, data)
+    with Steps("moments", unit="clips", brief=True) as steps:
+        trained = training.with_moments(report.model, data, progress=steps.update)
     record: dict[str, Any] = {
         "command": shlex.join(["leaps-jax", *options.words]),
         "recipe": dataclasses.asdict(recipe),
@@ -457,6 +477,30 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+class _Evaluating:
+    """Shows the evaluations within a training, each in a line that then goes away."""
+
+    def __init__(self, steps: Steps, data: training.Data | None):
+        self._steps, self._data = steps, data
+        self._part = contextlib.ExitStack()
+        self._waiting = "compiling"  # once
+
+    def update(self, step: int, clips: int) -> None:
+        """Reports that an evaluation after `step` steps is done with `clips`."""
+        assert self._data is not None
+        if clips == 0:
+            self._steps.update(step)
+            part = self._steps.part(
+                "evaluate", len(self._data.labels), "clips", self._waiting
+            )
+            self._shown = self._part.enter_context(part)
+            return
+        self._shown.update(clips)
+        if clips == len(self._data.labels):
+            self._part.close()
+            self._waiting = ""
+
+
 def _data(
     argument: str, options: argparse.Namespace, spec: ModelSpec, count: int
 ) -> training.Clips | training.Renderings:
@@ -469,14 +513,16 @@ def _data(
             fps=stimuli.FPS / spec.stride,
         )
         return training.Renderings(draw, motions.CLASSES, len(motions.JOINTS), count)
-    return training.Clips(
-        *stimuli.read_tree(
-            source,
-            round(spec.size * 8 / 7),
-            data_dir=options.data_dir,
-            argument=argument.replace("_", "-"),
+    with Steps("read", unit="clips", waiting="", brief=True) as steps:
+        return training.Clips(
+            *stimuli.read_tree(
+                source,
+                round(spec.size * 8 / 7),
+                progress=lambda done, total: steps.update(done, total=total),
+                data_dir=options.data_dir,
+                argument=argument.replace("_", "-"),
+            )
         )
-    )
 
 
 def _classes(argument: str, options: argparse.Namespace) -> tuple[str, ...]:
@@ -524,7 +570,10 @@ def _accuracy(options: argparse.Namespace) -> int:
     model = loading.load_model(options.model, dtype=options.dtype)
     _check_known("data", _classes("data", options), model.spec.classes, options)
     data = _same_classes(_data("data", options, model.spec, 2000), model.spec.classes)
-    probabilities = training.evaluate(model, data, batch=options.batch)
+    with Steps("accuracy", len(data.labels), unit="clips", brief=True) as steps:
+        probabilities = training.evaluate(
+            model, data, batch=options.batch, progress=steps.update
+        )
     found = evaluation.accuracy(probabilities, data.labels, model.spec.classes)
     if options.json:
         print(json.dumps(found, indent=1))
@@ -558,7 +607,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     for folder, run in finished.items():
         rows: dict[str, Any] = {}
         report["runs"][str(folder)] = rows
-        for name, model in judges.items():
+        for name, model in counted("evaluate", judges.items(), "judges"):
             row: dict[str, Any] = {}
             rows[name] = row
             for what in ("stimuli", "videos"):
@@ -601,7 +650,15 @@ def _bench(options: argparse.Namespace) -> int:
     verifier = None
     if options.verifier is not None:
         verifier = _to_bench("verifier", options, None, options.verifier_size)
-    report = bench.measure(model, verifier, batch=options.batch, steps=options.steps)
+    with Steps("bench", 6, unit="calls", brief=True) as steps:
+        report = bench.measure(
+            model,
+            verifier,
+            batch=options.batch,
+            steps=options.steps,
+            calls=5,
+            progress=steps.update,
+        )
     if options.json:
         print(json.dumps(report))
         return 0
