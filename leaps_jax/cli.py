@@ -56,15 +56,15 @@ def main(words: list[str] | None = None) -> int:
     except UserError as error:
         print(f"leaps-jax: error: {error}", file=sys.stderr)
         return 2
+    except synthesis.NotFiniteError as error:
+        print(f"leaps-jax: failed: {error}", file=sys.stderr)
+        return 1
     except (MemoryError, RuntimeError) as error:
         line = _too_large(options, error)
         if line is None:
             raise
         print(line, file=sys.stderr)
         return 2
-    except synthesis.NotFiniteError as error:
-        print(f"leaps-jax: failed: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("leaps-jax: interrupted", file=sys.stderr)
         return 130
@@ -86,13 +86,13 @@ _TOO_LARGE = {
 
 
 def _too_large(options: argparse.Namespace, error: BaseException) -> str | None:
-    """The line that says which argument did not fit the memory; None if that fitted."""
+    """The line for an error that says that memory ran out; None for another error."""
     if not out_of_memory(error):
         return None
     command = "jobs" if getattr(options, "jobs", None) else options.command
     argument, remedy = _TOO_LARGE.get(command, ("memory", ""))
     if argument == "memory":
-        said = "all of it is in use; end other programs, or take a smaller model"
+        said = "does not suffice; end other programs, or take a smaller model"
     else:
         given = _given(getattr(options, argument), arguments.BATCH)
         said, argument = f"does not fit the memory; {remedy}", f"{argument}={given}"
@@ -165,7 +165,8 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _moments(model: Model, clips: np.ndarray) -> taps.Moments:
-    with Steps("moments", len(clips), unit="clips", brief=True) as steps:
+    first = processes.first()
+    with Steps("moments", len(clips), 0, first, "clips", brief=True) as steps:
         return taps.estimate_moments(model, clips, progress=steps.update)
 
 

@@ -717,6 +717,18 @@ def test_what_does_not_fit_the_memory(call, root, monkeypatch, command, error):
     assert_too_large(call(*words), [told])
 
 
+def test_memory_that_no_argument_sets(call, root, finished, monkeypatch):
+    def full(*_, **__):
+        raise FULL
+
+    monkeypatch.setattr("leaps_jax.loading.load_model", full)
+    judged = ["evaluate", finished[0], "--judges", "vivit_small@actions", "--out"]
+    for words in ([*judged, "{root}/full.json"], ["demo", "--out", "{root}/full"]):
+        ran = call(*words)
+        assert ran.code == 2 and "Traceback" not in ran.err
+        assert "error: memory: does not suffice; end" in ran.err.splitlines()[-1]
+
+
 def test_an_absurd_batch(call, root):
     words = words_of("synthesize", GOOD, copies=10**9, out="{root}/absurd")
     assert_too_large(call(*words), ["copies=1000000000"])
