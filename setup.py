@@ -19,8 +19,8 @@ EXTRAS = {
         "tensorflow-cpu>=2.21",
         "importlib_resources",  # TFDS needs it for builders in packages
     ],
-    # Published weights are torch or safetensors files.
-    "convert": ["torch>=2.4", "safetensors>=0.4"],
+    # Weights published as safetensors; files of torch are read without it.
+    "convert": ["safetensors>=0.4"],
     # The warping error of `evaluate` needs optical flow.
     "evaluate": ["opencv-python-headless>=4.8"],
     "test": [

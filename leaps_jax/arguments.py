@@ -356,6 +356,7 @@ def _add_attack(sub: argparse.ArgumentParser, default: attacks.Attack) -> None:
 def _add_accuracy(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--model", required=True, metavar="NAME@WEIGHTS")
     _add_data(sub, "--data", "labelled clips", required=True)
+    sub.add_argument("--batch", type=int, default=32, metavar="N", help="at a time")
     sub.add_argument("--dtype", metavar="float32|bfloat16", help="compute type")
     sub.add_argument("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
     sub.add_argument("--json", action="store_true", help="print JSON, not a table")

@@ -31,6 +31,7 @@ def measure(
     steps: int = 50,
     calls: int = 5,
     seed: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Times the update step of LEAPS on all devices.
 
@@ -45,6 +46,7 @@ def measure(
       steps: of one call.
       calls: that are timed, after one that is not.
       seed: of stimuli and labels, which are random.
+      progress: called with the number of calls that are over, `calls` + 1 in all.
 
     Returns:
       JSON-able. `ms_per_step` is the median over calls, in `ms_per_step_of_calls`;
@@ -62,11 +64,13 @@ def measure(
         lambda: engine.make_steps(steps), state, data, engine.frozen
     )
     times = []
-    for _ in range(1 + calls):
+    for call in range(1 + calls):
         start = time.perf_counter()
         state, metrics = compiled(state, data, engine.frozen)
         total = np.asarray(metrics["total"])
         times.append(1e3 * (time.perf_counter() - start) / steps)
+        if progress:
+            progress(call + 1)
     assert np.isfinite(total).all()
     milliseconds = statistics.median(times[1:])
     macs = sum(costs.macs_with_gradient(m.module) for m in (model, verifier) if m)

@@ -5,6 +5,7 @@ argument, its value and the remedy), 1 when a run failed, 130 after Ctrl-C.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
@@ -44,7 +45,7 @@ from leaps_jax import (
 )
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.config import Config, ModelSpec, preset
-from leaps_jax.errors import UserError, nearest
+from leaps_jax.errors import UserError, nearest, out_of_memory
 from leaps_jax.evaluation import page, tables
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.taps import Model
@@ -52,6 +53,7 @@ from leaps_jax.taps import Model
 
 def main(words: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    options = argparse.Namespace(command=None)
     try:
         options = arguments.parser().parse_args(words)
         options.words = sys.argv[1:] if words is None else words
@@ -63,12 +65,44 @@ def main(words: list[str] | None = None) -> int:
     except synthesis.NotFiniteError as error:
         print(f"leaps-jax: failed: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        line = _too_large(options, error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("leaps-jax: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+_TOO_LARGE = {
+    "train": ("batch", "lower it, --frames or --size"),
+    "accuracy": ("batch", "lower it"),
+    "bench": ("batch", "lower it, or use --remat"),
+    "synthesize": (
+        "copies",
+        "lower it, give fewer stimuli, use --remat, or --jobs with a --batch",
+    ),
+    "jobs": ("batch", "lower it, or use --remat"),
+}
+
+
+def _too_large(options: argparse.Namespace, error: BaseException) -> str | None:
+    """The line for an error that says that memory ran out; None for another error."""
+    if not out_of_memory(error):
+        return None
+    command = "jobs" if getattr(options, "jobs", None) else options.command
+    argument, remedy = _TOO_LARGE.get(command, ("memory", ""))
+    if argument == "memory":
+        said = "does not suffice; end other programs, or take a smaller model"
+    else:
+        given = _given(getattr(options, argument), arguments.BATCH)
+        said, argument = f"does not fit the memory; {remedy}", f"{argument}={given}"
+    return f"leaps-jax: error: {argument}: {said}"
 
 
 def _use_compilation_cache() -> None:
@@ -122,13 +156,24 @@ def _convert(options: argparse.Namespace) -> int:
         reason = str(error).removeprefix(f"{options.source}: ")
         raise UserError(f"source={options.source!r}: {reason}") from None
     if options.moments:
-        clips, _ = stimuli.load_labelled(
-            options.moments, model.spec, short="loop", argument="moments"
-        )
-        model = dataclasses.replace(model, moments=taps.estimate_moments(model, clips))
+        with Steps("read", unit="clips", waiting="", brief=True) as steps:
+            clips, _ = stimuli.load_labelled(
+                options.moments,
+                model.spec,
+                short="loop",
+                progress=lambda done, total: steps.update(done, total=total),
+                argument="moments",
+            )
+        model = dataclasses.replace(model, moments=_moments(model, clips))
     loading.save(model, options.out, overwrite=options.overwrite)
     print(f"wrote {options.out}; use it as --model {model.spec.name}@{options.out}")
     return 0
+
+
+def _moments(model: Model, clips: np.ndarray) -> taps.Moments:
+    first = processes.first()
+    with Steps("moments", len(clips), 0, first, "clips", brief=True) as steps:
+        return taps.estimate_moments(model, clips, progress=steps.update)
 
 
 def _synthesize(options: argparse.Namespace) -> int:
@@ -140,7 +185,8 @@ def _synthesize(options: argparse.Namespace) -> int:
             raise UserError(f"{given}: is for --jobs; leave it out")
     config = _config(options)
     processes.join(options.coordinator, options.processes, options.process)
-    with processes.leaving(synthesis.NotFiniteError):
+    told = functools.partial(_too_large, options)
+    with processes.leaving(synthesis.NotFiniteError, told=told):
         return _synthesize_here(options, config)
 
 
@@ -271,6 +317,9 @@ def _jobs(options: argparse.Namespace) -> int:
         jobs.Shard.parse(shard),
         _programs(),
     )
+    if record["failed"] and not record["finished"] + record["done_before"]:
+        if all(line.endswith(jobs.TOO_LARGE) for line in record["errors"]):
+            raise MemoryError
     for line in record["errors"]:
         _say(line)
     if record["failed"]:
@@ -326,9 +375,15 @@ def _stimuli_and_labels(
         if not options.label:
             raise UserError("label: missing; name the classes to synthesise")
         return None, options.label
-    clips, folders = stimuli.load_labelled(
-        options.stimulus, model.spec, short=options.short, data_dir=options.data_dir
-    )
+    first = processes.first()
+    with Steps("read", shown=first, unit="clips", waiting="", brief=True) as steps:
+        clips, folders = stimuli.load_labelled(
+            options.stimulus,
+            model.spec,
+            short=options.short,
+            progress=lambda done, total: steps.update(done, total=total),
+            data_dir=options.data_dir,
+        )
     labels = options.label or [name for name in folders if name is not None]
     if len(labels) != len(clips) and not options.label:
         raise UserError(
@@ -359,7 +414,7 @@ def _with_moments(
         f"verifier {verifier.spec.name} has no stored statistics: estimated from"
         f" {len(clips)} stimuli; `convert --moments DIR` stores better ones"
     )
-    return dataclasses.replace(verifier, moments=taps.estimate_moments(verifier, clips))
+    return dataclasses.replace(verifier, moments=_moments(verifier, clips))
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -409,7 +464,9 @@ def _train(options: argparse.Namespace) -> int:
         _say(f"{len(data.videos)} clips of {len(data.classes)} classes")
     began, report = time.monotonic(), None
     with Steps("train", recipe.steps) as steps, interruptible() as stop:
-        for report in training.train(model, data, held_out, recipe):
+        evaluating = _Evaluating(steps, held_out)
+        of = (model, data, held_out, recipe)
+        for report in training.train(*of, progress=evaluating.update):
             numbers = {"loss": report.loss, "train accuracy": report.train_accuracy}
             steps.update(report.step, numbers)
             if report.accuracy is not None:
@@ -419,7 +476,8 @@ def _train(options: argparse.Namespace) -> int:
             if stop:
                 break
     assert report is not None
-    trained = training.with_moments(report.model, data)
+    with Steps("moments", unit="clips", brief=True) as steps:
+        trained = training.with_moments(report.model, data, progress=steps.update)
     record: dict[str, Any] = {
         "command": shlex.join(["leaps-jax", *options.words]),
         "recipe": dataclasses.asdict(recipe),
@@ -481,6 +539,30 @@ def _attack(
         raise UserError(f"attack-{error}") from None
 
 
+class _Evaluating:
+    """Shows the evaluations within a training, each in a line that then goes away."""
+
+    def __init__(self, steps: Steps, data: training.Data | None):
+        self._steps, self._data = steps, data
+        self._part = contextlib.ExitStack()
+        self._waiting = "compiling"  # once
+
+    def update(self, step: int, clips: int) -> None:
+        """Reports that an evaluation after `step` steps is done with `clips`."""
+        assert self._data is not None
+        if clips == 0:
+            self._steps.update(step)
+            part = self._steps.part(
+                "evaluate", len(self._data.labels), "clips", self._waiting
+            )
+            self._shown = self._part.enter_context(part)
+            return
+        self._shown.update(clips)
+        if clips == len(self._data.labels):
+            self._part.close()
+            self._waiting = ""
+
+
 def _data(
     argument: str, options: argparse.Namespace, spec: ModelSpec, count: int
 ) -> training.Clips | training.Renderings:
@@ -493,14 +575,16 @@ def _data(
             fps=stimuli.FPS / spec.stride,
         )
         return training.Renderings(draw, motions.CLASSES, len(motions.JOINTS), count)
-    return training.Clips(
-        *stimuli.read_tree(
-            source,
-            round(spec.size * 8 / 7),
-            data_dir=options.data_dir,
-            argument=argument.replace("_", "-"),
+    with Steps("read", unit="clips", waiting="", brief=True) as steps:
+        return training.Clips(
+            *stimuli.read_tree(
+                source,
+                round(spec.size * 8 / 7),
+                progress=lambda done, total: steps.update(done, total=total),
+                data_dir=options.data_dir,
+                argument=argument.replace("_", "-"),
+            )
         )
-    )
 
 
 def _classes(argument: str, options: argparse.Namespace) -> tuple[str, ...]:
@@ -544,17 +628,27 @@ def _same_classes(
 
 def _accuracy(options: argparse.Namespace) -> int:
     attack = _attack("attack", lambda r: attacks.Attack(r).strong(), options)
-    if options.attack_clips < 1:
-        raise UserError(f"attack-clips={options.attack_clips}: must be at least 1")
+    for name in ("batch", "attack_clips"):
+        value = getattr(options, name)
+        if value < 1:
+            given = f"{name.replace('_', '-')}={value}"
+            raise UserError(f"{given}: must be at least 1")
     model = loading.load_model(options.model, dtype=options.dtype)
     _check_known("data", _classes("data", options), model.spec.classes, options)
     data = _same_classes(_data("data", options, model.spec, 2000), model.spec.classes)
-    probabilities = training.evaluate(model, data)
+    clips = len(data.labels)
+    with Steps("accuracy", clips, unit="clips", brief=True) as steps:
+        probabilities = training.evaluate(
+            model, data, batch=options.batch, progress=steps.update
+        )
     found = evaluation.accuracy(
         probabilities, data.labels, model.spec.classes, motions.REVERSED
     )
     if attack:
-        right = training.evaluate_attacked(model, data, attack, options.attack_clips)
+        with Steps("attack", clips, unit="clips", brief=True) as steps:
+            right = training.evaluate_attacked(
+                model, data, attack, options.attack_clips, options.batch, steps.update
+            )
         found["attack"] = dataclasses.asdict(attack) | {
             "clips": len(right),
             "top1": float(right.mean()),
@@ -628,7 +722,15 @@ def _bench(options: argparse.Namespace) -> int:
     verifier = None
     if options.verifier is not None:
         verifier = _to_bench("verifier", options, None, options.verifier_size)
-    report = bench.measure(model, verifier, batch=options.batch, steps=options.steps)
+    with Steps("bench", 6, unit="calls", brief=True) as steps:
+        report = bench.measure(
+            model,
+            verifier,
+            batch=options.batch,
+            steps=options.steps,
+            calls=5,
+            progress=steps.update,
+        )
     if options.json:
         print(json.dumps(report))
         return 0

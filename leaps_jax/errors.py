@@ -15,6 +15,20 @@ class UserError(ValueError):
     """
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine or a device ran out.
+
+    XLA raises a RuntimeError of many kinds of words, NumPy and Python a MemoryError.
+
+    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("no such axis"))
+    (True, False)
+    """
+    if isinstance(error, RuntimeError):
+        words = str(error).lower()
+        return "resource_exhausted" in words or "out of memory" in words
+    return isinstance(error, MemoryError)
+
+
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     """Words for the end of an error message: the known names closest to `name`.
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -154,8 +154,9 @@ def load_model(
 
     Args:
       reference: a name of the zoo, and one of: a folder that `save` wrote, a weight
-        file or folder that `convert` accepts, or the name of shipped weights. A path
-        that exists goes first.
+        file or folder that `convert` accepts, or the name of shipped weights. A plain
+        name means shipped weights, unless it is a file or a folder that `save` wrote:
+        a folder `actions` of clips does not hide `x3d_xs@actions`.
       dtype: compute type; bfloat16 on a GPU or TPU and float32 on a CPU if None.
       remat: recompute blocks in the backward pass, to save memory; on CPUs XLA undoes
         it.
@@ -223,8 +224,12 @@ def _located(reference: str) -> tuple[str, Path]:
         given = "no weights given" if not at else "nothing after @"
         raise UserError(f"{given}; {_help(name)}")
     path = Path(weights).expanduser()
+    if path.is_file() or checkpoints.is_model(path):
+        return name, path
+    if os.path.basename(weights) == weights and weights in shipped(name):
+        return name, shipped(name)[weights]
     if not path.exists():
-        path = _shipped_or_refuse(name, weights)
+        _refuse(name, weights)
     return name, path
 
 
@@ -358,10 +363,8 @@ def shipped(name: str) -> dict[str, Path]:
     }
 
 
-def _shipped_or_refuse(name: str, weights: str) -> Path:
+def _refuse(name: str, weights: str) -> NoReturn:
     known = shipped(name)
-    if weights in known:
-        return known[weights]
     hint = f"{nearest(weights, known)}; " if known else ""
     raise UserError(f"{weights}: no such file or folder; {hint}{_help(name)}")
 

@@ -121,7 +121,10 @@ def together() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def leaving(*known: type[BaseException]) -> Iterator[None]:
+def leaving(
+    *known: type[BaseException],
+    told: Callable[[BaseException], str | None] = lambda error: None,
+) -> Iterator[None]:
     """Ends this process at once after an error that the others do not meet as well.
 
     By itself Python would wait at its end for the others, and they for this one. So
@@ -129,16 +132,22 @@ def leaving(*known: type[BaseException]) -> Iterator[None]:
 
     Args:
       known: errors that all processes raise, besides UserError.
+      told: a line that says enough of an error, in place of its trace, or None; the
+        exit code is then 2 instead of 1.
     """
     try:
         yield
     except BaseException as error:
         if isinstance(error, (UserError, *known)) or jax.process_count() == 1:
             raise
-        traceback.print_exc()
+        line = told(error)
+        if line is None:
+            traceback.print_exc()
+        else:
+            print(line, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(1 if line is None else 2)
 
 
 def on_first(function: Callable[[], Any]) -> Any:

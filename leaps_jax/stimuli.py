@@ -120,6 +120,7 @@ def load_labelled(
     *,
     short: str = "refuse",
     limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
     data_dir: PathLike | None = None,
     argument: str = "stimulus",
 ) -> tuple[np.ndarray, list[str | None]]:
@@ -130,6 +131,7 @@ def load_labelled(
       spec: of the model.
       short: "refuse" or "loop".
       limit: take this many clips, evenly spaced over all of them.
+      progress: called with (clips read, clips in all) after each clip.
       data_dir: where TFDS keeps its data sets.
       argument: the name that errors give to `paths`.
 
@@ -146,9 +148,15 @@ def load_labelled(
     if limit is not None and limit < total:
         wanted = {i * total // limit for i in range(limit)}
         sources = (source for i, source in enumerate(sources) if i in wanted)
+        total = limit
     load = functools.partial(_load_one, spec=spec, short=short, argument=argument)
-    videos, labels = zip(*_in_threads(load, sources), strict=True)
-    return np.stack(videos), list(labels)
+    videos, labels = [], []
+    for video, label in _in_threads(load, sources):
+        videos.append(video)
+        labels.append(label)
+        if progress:
+            progress(len(videos), total)
+    return np.stack(videos), labels
 
 
 def read_tree(

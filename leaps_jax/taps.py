@@ -307,13 +307,19 @@ def target_moments(model: Model) -> Moments:
     return found
 
 
-def estimate_moments(model: Model, videos: np.ndarray, batch: int = 8) -> Moments:
+def estimate_moments(
+    model: Model,
+    videos: np.ndarray,
+    batch: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> Moments:
     """Mean and variance per channel of every tap over natural clips.
 
     Args:
       model: the network.
       videos: (n, t, h, w, 3) pixels in [0, 1].
       batch: clips on the device at a time.
+      progress: called with the number of clips that were looked at so far.
 
     Returns:
       {tap: (mean (c,), variance (c,))}, for `dataclasses.replace(model, moments=...)`.
@@ -328,6 +334,9 @@ def estimate_moments(model: Model, videos: np.ndarray, batch: int = 8) -> Moment
         for name, a, b in zip(names, first, second, strict=True):
             old = sums.get(name, (0.0, 0.0))
             sums[name] = (old[0] + a, old[1] + b)
+        if progress:
+            jax.block_until_ready(sums)  # else what is queued would count
+            progress(start + len(part))
     n = len(videos)
     return {
         name: (first / n, second / n - (first / n) ** 2)

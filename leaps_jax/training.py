@@ -451,19 +451,47 @@ def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     )
 
 
-def evaluate(model: Model, data: Data, views: int = 4, batch: int = 32) -> np.ndarray:
-    """Class probabilities of clips, (n, classes): the mean over windows of each."""
-    windows = itertools.chain.from_iterable(data.windows(model.spec, views))
-    probabilities = [
-        np.asarray(jax.nn.softmax(taps.predict(model, np.stack(part))))
-        for part in iter(lambda: list(itertools.islice(windows, batch)), [])
-    ]
+def evaluate(
+    model: Model,
+    data: Data,
+    views: int = 4,
+    batch: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Class probabilities of clips, (n, classes): the mean over windows of each.
+
+    Args:
+      model: to ask.
+      data: clips.
+      views: windows of a clip.
+      batch: windows on the device at a time.
+      progress: called with the number of clips that were looked at so far.
+    """
+    started, probabilities = 0, []
+
+    def drawn() -> Iterator[np.ndarray]:
+        nonlocal started
+        for own in data.windows(model.spec, views):
+            started += 1
+            yield from own
+
+    windows = drawn()
+    for part in iter(lambda: list(itertools.islice(windows, batch)), []):
+        logits = taps.predict(model, np.stack(part))
+        probabilities.append(np.asarray(jax.nn.softmax(logits)))
+        if progress:
+            progress(started)
     flat = np.concatenate(probabilities)
     return flat.reshape(len(data.labels), -1, flat.shape[-1]).mean(1)
 
 
 def evaluate_attacked(
-    model: Model, data: Data, attack: Attack, most: int = 512, batch: int = 32
+    model: Model,
+    data: Data,
+    attack: Attack,
+    most: int = 512,
+    batch: int = 32,
+    progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Which clips a model still names right under an attack, (n,) of bool.
 
@@ -473,6 +501,7 @@ def evaluate_attacked(
       attack: see `attacks.withstands`.
       most: clips, evenly spaced among those of the data.
       batch: clips on the device at a time.
+      progress: called with the number of clips of the data that were passed so far.
     """
     every = -(-len(data.labels) // most)
     windows = itertools.islice(data.windows(model.spec, 1), 0, None, every)
@@ -485,11 +514,25 @@ def evaluate_attacked(
         rows = np.minimum(np.arange(min(batch, len(labels))), len(of) - 1)
         found = withstands(model, clips[rows], of[rows], attack, seed=start)
         right.append(found[: len(of)])
+        if progress:
+            progress(min((start + batch) * every, len(data.labels)))
     return np.concatenate(right)
 
 
-def with_moments(model: Model, data: Data, most: int = 256) -> Model:
-    """The model with tap moments over clips, if it needs them to be a verifier."""
+def with_moments(
+    model: Model,
+    data: Data,
+    most: int = 256,
+    progress: Callable[[int], None] | None = None,
+) -> Model:
+    """The model with tap moments over clips, if it needs them to be a verifier.
+
+    Args:
+      model: that was trained.
+      data: clips.
+      most: of them to take.
+      progress: called with the number of clips that were looked at so far.
+    """
     try:
         taps.target_moments(model)
         return model
@@ -498,7 +541,9 @@ def with_moments(model: Model, data: Data, most: int = 256) -> Model:
     every = -(-len(data.labels) // most)
     chosen = itertools.islice(data.windows(model.spec, 1), 0, None, every)
     windows = np.concatenate(list(chosen))
-    return dataclasses.replace(model, moments=taps.estimate_moments(model, windows))
+    return dataclasses.replace(
+        model, moments=taps.estimate_moments(model, windows, progress=progress)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -516,6 +561,7 @@ def train(
     held_out: Data | None = None,
     recipe: Recipe | None = None,
     devices: Sequence[jax.Device] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Report]:
     """Trains, and yields a report every twenty steps and after every evaluation.
 
@@ -525,6 +571,8 @@ def train(
       held_out: to evaluate on, or None.
       recipe: settings.
       devices: all by default; the batch must divide by their number.
+      progress: called during an evaluation with the steps that were done, and the
+        clips that were looked at so far, from 0.
 
     Yields:
       Reports; the last one holds the trained model.
@@ -580,12 +628,19 @@ def train(
         # moments that the model came with are of other weights
         trained = dataclasses.replace(model, variables=_variables(state), moments=None)
         if evaluated and held_out is not None:
-            predicted = evaluate(trained, held_out, recipe.views).argmax(1)
-            accuracy = float((predicted == held_out.labels).mean())
+            told = progress and functools.partial(progress, step)
+            if told:
+                told(0)
+            predicted = evaluate(trained, held_out, recipe.views, progress=told)
+            accuracy = float((predicted.argmax(1) == held_out.labels).mean())
         robust = None
         if recipe.attack and held_out is not None and step == recipe.steps:
-            attack = recipe.attack.strong()
-            robust = float(evaluate_attacked(trained, held_out, attack).mean())
+            if told:
+                told(0)
+            withstood = evaluate_attacked(
+                trained, held_out, recipe.attack.strong(), progress=told
+            )
+            robust = float(withstood.mean())
         yield Report(step, loss, train_accuracy, accuracy, robust, trained)
 
 

@@ -18,7 +18,7 @@ def report(tmp_path_factory):
         patch.setattr("builtins.print", lambda line, **_: lines.append(line))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         assert cli.main(words.split()) == 0
-    return json.loads(lines[0])
+    return json.loads(lines[-1])  # after those of the progress
 
 
 def test_time_is_that_of_finished_steps(report):

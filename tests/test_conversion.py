@@ -1,19 +1,23 @@
 """Weight files that are wrong in every way, and checkpoints."""
 
+import collections
 import dataclasses
 import json
 import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 
 import flax.serialization
 import jax
 import numpy as np
+import published
 import pytest
 
 from leaps_jax import checkpoints, loading, taps, zoo
-from leaps_jax.conversion import namings, rules, sources
+from leaps_jax.conversion import namings, rules, sources, torch_files
 from leaps_jax.conversion.families import resnet
 from leaps_jax.errors import UserError
 from leaps_jax.models import timesformer
@@ -45,8 +49,6 @@ def model():
 def test_missing_empty_and_damaged_files(tmp_path, suffix):
     if suffix == ".safetensors":
         pytest.importorskip("safetensors")
-    elif suffix not in (".pkl", ".msgpack", ""):
-        pytest.importorskip("torch")
     path = tmp_path / f"file{suffix}"
     with pytest.raises(UserError, match="no such file"):
         sources.read(path)
@@ -65,7 +67,12 @@ def test_truncated_files(tmp_path, fraction):
     torch = pytest.importorskip("torch")
     numpy_save = pytest.importorskip("safetensors.numpy").save_file
     arrays = {"a.weight": np.ones((50, 50), np.float32)}
-    torch.save({"a.weight": torch.ones(50, 50)}, tmp_path / "x.pth")
+    for name, zipped in (("x.pth", True), ("x.pt", False)):
+        torch.save(
+            {"a.weight": torch.ones(50, 50)},
+            tmp_path / name,
+            _use_new_zipfile_serialization=zipped,
+        )
     numpy_save(arrays, tmp_path / "x.safetensors")
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"blobs": arrays}))
     (tmp_path / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(arrays))
@@ -118,14 +125,170 @@ def test_files_without_tensors(tmp_path):
         sources.read(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("library", "suffix"), [("torch", ".pth"), ("safetensors", ".safetensors")]
-)
-def test_the_reader_may_be_missing(tmp_path, monkeypatch, library, suffix):
-    monkeypatch.setitem(sys.modules, library, None)
-    path = tmp_path / f"x{suffix}"
+def test_the_reader_may_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    path = tmp_path / "x.safetensors"
     path.write_bytes(b"something")
     with pytest.raises(UserError, match=r"pip install 'leaps_jax\[convert\]'"):
+        sources.read(path)
+
+
+# ---- files of torch, without torch
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files_are_read_as_torch_reads_them(tmp_path, monkeypatch, zipped):
+    torch = pytest.importorskip("torch")
+    base = torch.arange(24.0)
+    state = collections.OrderedDict(
+        plain=base.reshape(2, 3, 4),
+        turned=base.reshape(4, 6).t(),
+        part=base[5:21:3],
+        once_more=base,
+        parameter=torch.nn.Parameter(torch.ones(2, 2)),
+        scalar=torch.tensor(3),
+        empty=torch.zeros(0, 5),
+        single=torch.zeros(3, 1).t(),
+        long=torch.tensor([[1, -2]]),
+        double=torch.tensor([0.1], dtype=torch.float64),
+        half=torch.tensor([0.1, 2]).half(),
+        brain=torch.tensor([0.1, -2.5, 3e38]).bfloat16(),
+        **{f"i{n}": torch.tensor([1, 2]).to(getattr(torch, n)) for n in ("int32",)},
+        **{n: torch.tensor([1, 0]).to(getattr(torch, n)) for n in ("uint8", "bool")},
+    )
+    state._metadata = {"": {"version": 1}}  # as module.state_dict() has
+    beside = {
+        "epoch": 7,
+        "dtype": torch.float32,
+        "device": torch.device("cpu"),
+        "size": torch.Size([1, 2]),
+        "milestones": collections.Counter([3, 3]),
+        "best": np.float64(0.5),
+        "optimizer_state": {"state": {0: {"m": torch.ones(3)}}},
+    }
+    path = tmp_path / "x.pth"
+    torch.save(
+        {"model_state": state, **beside},
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
+    monkeypatch.setitem(sys.modules, "torch", None)
+    read = sources.read(path)
+    assert list(read) == list(state)
+    for key, tensor in state.items():
+        value = tensor.detach()
+        wanted = (value.float() if value.is_floating_point() else value).numpy()
+        assert read[key].dtype == wanted.dtype, key
+        np.testing.assert_array_equal(read[key], wanted)
+
+
+def test_a_file_of_a_big_endian_machine(tmp_path):
+    path, values = tmp_path / "x.pth", np.arange(6, dtype=">f4")
+    tensor = published.tensor("0", "FloatStorage", 6, (2, 3), (3, 1))
+    pickled = published.pickled({"a": tensor})
+    published.write(path, pickled, {"0": values.tobytes()}, "big")
+    np.testing.assert_array_equal(sources.read(path)["a"], values.reshape(2, 3))
+
+
+def test_optimizer_states_are_not_read(tmp_path):
+    path = tmp_path / "x.pth"
+    tensor = published.tensor("0", "FloatStorage", 2, (2,), (1,))
+    absent = published.tensor("1", "FloatStorage", 2, (2,), (1,))
+    whole = b"\x80\x02}(" + published.text("model")
+    whole += b"}(" + published.text("a") + tensor + b"u"
+    whole += published.text("optimizer") + b"}(" + published.text("m") + absent + b"uu."
+    published.write(path, whole, {"0": bytes(8)})
+    assert list(sources.read(path)) == ["a"]
+
+
+FLOATS = "FloatStorage"
+LYING = {
+    "more elements than bytes": published.tensor("0", FLOATS, 10**12, (2,), (1,)),
+    "a shape beyond the storage": published.tensor("0", FLOATS, 4, (2, 4), (4, 1)),
+    "one element a million times": published.tensor("0", FLOATS, 4, (10**12,), (0,)),
+    "behind the storage": published.tensor("0", FLOATS, 4, (2,), (1,), offset=3),
+    "before the storage": published.tensor("0", FLOATS, 4, (2,), (1,), offset=-1),
+    "backwards": published.tensor("0", FLOATS, 4, (2,), (-1,), offset=3),
+    "too few strides": published.tensor("0", FLOATS, 4, (2, 2), (1,)),
+    "too many axes": published.tensor("0", FLOATS, 4, (1,) * 99, (1,) * 99),
+    "empty but too large": published.tensor("0", FLOATS, 4, (0, 10**30), (1, 1)),
+    "wide strides": published.tensor("0", FLOATS, 4, (1,), (10**30,)),
+    "no such storage": published.tensor("1", FLOATS, 4, (4,), (1,)),
+    "a storage outside": published.tensor("../data.pkl", FLOATS, 4, (4,), (1,)),
+    "of no known kind": published.tensor("0", "os.system", 4, (4,), (1,)),
+    "of two kinds": published.tensor("0", FLOATS, 4, (4,), (1,))
+    + b"0"
+    + published.tensor("0", "LongStorage", 2, (2,), (1,)),
+}
+
+
+@pytest.mark.parametrize("lie", LYING)
+def test_a_torch_file_that_lies_about_sizes(tmp_path, lie):
+    path = tmp_path / "x.pth"
+    published.write(path, published.pickled({"a": LYING[lie]}), {"0": bytes(16)})
+    tracemalloc.start()
+    with pytest.raises(UserError, match="cut short|refused") as error:
+        sources.read(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    one_line(error)
+
+
+def test_a_small_torch_file_cannot_fill_the_memory(tmp_path):
+    path, content = tmp_path / "x.pth", {"0": bytes(4 * 10**5)}
+    one = published.tensor("0", FLOATS, 10**5, (10**5,), (1,))
+    published.write(path, published.pickled({"a": one, "b": one}), content)
+    assert len(sources.read(path)) == 2, "layers may share their weights"
+    published.write(path, published.pickled({str(i): one for i in range(20)}), content)
+    with pytest.raises(UserError, match="larger than the file"):
+        sources.read(path)
+    published.write(
+        path, published.pickled({"a": one}), content, compression=zipfile.ZIP_DEFLATED
+    )
+    with pytest.raises(UserError, match="is compressed"):
+        sources.read(path)
+
+
+def test_a_damaged_byte_is_found(tmp_path):
+    path = tmp_path / "x.pth"
+    published.save(path, {"a": np.ones(100, np.float32)})
+    content = bytearray(path.read_bytes())
+    content[content.index(np.ones(100, np.float32).tobytes()) + 99] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="storage 0 cannot be read"):
+        sources.read(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["builtins eval", "torch.jit load", "torch save"])
+def test_torch_files_call_nothing_else(tmp_path, name, zipped):
+    path = tmp_path / "x.pth"
+    evil = f"c{name.replace(' ', chr(10))}\n(".encode() + published.text("1") + b"tR"
+    pickled = published.pickled({"a": evil})
+    if zipped:
+        published.write(path, pickled, {})
+    else:
+        head = pickle.dumps(torch_files._MAGIC, 2) + pickle.dumps(1001, 2)
+        path.write_bytes(head + pickle.dumps({}, 2) + pickled + pickle.dumps([], 2))
+    with pytest.raises(UserError, match=f"refused.*{name.replace(' ', '.')}"):
+        sources.read(path)
+
+
+def test_an_array_without_content_takes_no_memory(tmp_path):
+    path = tmp_path / "x.pkl"
+    for call in (b"cnumpy\nndarray\n((I%d\nttR.", b""):
+        head = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
+        call = call or head + b"(I%d\ntX\x01\x00\x00\x00btR."
+        path.write_bytes(b"\x80\x02" + call % 10**13)
+        with pytest.raises(UserError, match="cut short|refused"):
+            sources.read(path)
+
+
+def test_a_pickle_that_holds_itself(tmp_path):
+    path, content = tmp_path / "x.pkl", {}
+    content["state_dict"] = content
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match="no tensors"):
         sources.read(path)
 
 
@@ -351,6 +514,41 @@ def test_references(tmp_path, monkeypatch, model):
     assert loading.load_model("x3d_xs_small@actions").spec.classes == ("left", "right")
     with pytest.raises(UserError, match="did you mean actions"):
         loading.load_model("x3d_xs_small@action")
+
+
+def test_a_folder_does_not_hide_shipped_weights(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(loading, "SHIPPED", (tmp_path / "shipped",))
+    loading.save(model, tmp_path / "shipped" / "x3d_xs_small@actions")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "actions" / "clips").mkdir(parents=True)  # `leaps-jax actions` makes it
+    assert loading.load_model("x3d_xs_small@actions").spec == model.spec
+    shipped = loading.fingerprint("x3d_xs_small@actions")
+    for path in ("actions/", "./actions", str(tmp_path / "actions")):
+        with pytest.raises(UserError, match="neither model.safetensors"):
+            loading.load_model(f"x3d_xs_small@{path}")
+    (tmp_path / "actions" / "clips").rmdir()
+    (tmp_path / "actions").rmdir()
+    own = dataclasses.replace(
+        model, spec=dataclasses.replace(model.spec, classes=("up", "down"))
+    )
+    loading.save(own, tmp_path / "actions")
+    assert loading.load_model("x3d_xs_small@actions").spec == own.spec
+    assert loading.fingerprint("x3d_xs_small@actions") != shipped
+
+
+def test_a_plain_name_is_also_a_file_or_a_folder_of_published_weights(
+    tmp_path, monkeypatch, model
+):
+    monkeypatch.setattr(loading, "SHIPPED", (tmp_path / "shipped",))
+    loading.save(model, tmp_path / "shipped" / "x3d_xs_small@actions")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "actions").write_bytes(b"x")
+    with pytest.raises(UserError, match="no checkpoint of Flax"):
+        loading.load_model("x3d_xs_small@actions")
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "model.safetensors").touch()
+    with pytest.raises(UserError, match="model.safetensors: is empty"):
+        loading.load_model("x3d_xs_small@published")
 
 
 def test_a_checkpoint_loads_on_another_number_of_devices(tmp_path, model):

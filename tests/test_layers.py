@@ -29,6 +29,8 @@ LAYERS = [
     {"entries", "actions.scenes"},
     {"taps"},
     {"attacks", "objectives", "checkpoints", "conversion.rules", "parallel"},
+    {"conversion.pickles"},
+    {"conversion.torch_files"},
     {"zoo", "synthesis", "conversion.families.resnet"},
     {f"conversion.families.{name}" for name in NAMINGS},
     {"conversion.namings", "costs"},
@@ -58,7 +60,7 @@ DOOR |= {"evaluation.__init__"}
 #: Packages that only these modules may import.
 KEPT = {
     "orbax": {"checkpoints"},
-    "torch": {"conversion.sources"},
+    "torch": set(),
     "safetensors": {"conversion.sources"},
     "tensorflow_datasets": {"stimuli"},
     "tensorflow": {"stimuli"},

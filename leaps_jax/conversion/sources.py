@@ -1,13 +1,7 @@
-"""Reads published weight files into NumPy arrays, without running their code.
-
-The only module that may import torch, and only inside functions.
-"""
+"""Reads published weight files into NumPy arrays, without running their code."""
 
 import json
 import os
-import pickle
-import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,25 +10,12 @@ import flax.serialization
 import flax.traverse_util
 import numpy as np
 
+from leaps_jax.conversion import pickles, torch_files
 from leaps_jax.errors import UserError
 
 # Where training codes put the tensors: pytorchvideo, SlowFast and TimeSformer
 # (model_state), mmaction2 (state_dict), others (model, module); Caffe2 (blobs).
 WRAPPERS = ("model_state", "state_dict", "model", "module", "blobs")
-
-# All that a pickle of NumPy arrays needs (numpy.core until NumPy 2).
-HARMLESS = frozenset(
-    {
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-        ("_codecs", "encode"),
-        ("collections", "OrderedDict"),
-    }
-)
 
 INSTALL = "pip install 'leaps_jax[convert]'"
 
@@ -107,23 +88,19 @@ def _read_folder(folder: Path) -> dict[str, np.ndarray]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        import torch
-    except ImportError:
-        raise UserError(f"{path}: reading it needs torch; {INSTALL}") from None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = found.group(1) if found else "objects other than tensors"
-        _refuse(path, what)
-    except MemoryError:
-        raise
-    except Exception as error:  # torch raises KeyError, EOFError, RuntimeError, ...
-        if isinstance(error, RuntimeError) and zipfile.is_zipfile(path):
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: torch cannot read it: {reason}") from None
+        with path.open("rb") as file:
+            archive = torch_files.Archive(file)
+            return {
+                key: archive.array(value)
+                for key, value in _unwrap(archive.content).items()
+                if isinstance(value, torch_files.Tensor)
+            }
+    except pickles.Refused as error:
+        _refuse(path, str(error))
+    except torch_files.Damaged as error:
         raise UserError(
-            f"{path}: is cut short or no torch file; download it again"
+            f"{path}: is cut short or no torch file ({_brief(error)}); download it"
+            " again"
         ) from None
 
 
@@ -168,22 +145,11 @@ def _read_safetensors_raw(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-class _Refused(Exception):
-    """A pickle asked for something that is not harmless."""
-
-
-class _HarmlessUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in HARMLESS:
-            raise _Refused(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
 def _read_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         try:
-            return _HarmlessUnpickler(file, encoding="latin1").load()
-        except _Refused as error:
+            return pickles.HarmlessUnpickler(file, encoding="latin1").load()
+        except pickles.Refused as error:
             _refuse(path, str(error))
         except MemoryError:
             raise
@@ -206,10 +172,16 @@ def _read_flax(path: Path) -> Any:
 
 
 def _refuse(path: Path, what: str) -> NoReturn:
+    what = _brief(what)
     raise UserError(
         f"{path}: refused, its pickle asks for {what}, which could run code; give a"
         " file that holds tensors alone"
     )
+
+
+def _brief(words: object) -> str:
+    """One line, whatever names a file chose."""
+    return " ".join(str(words).split())[:200]
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
@@ -224,19 +196,16 @@ _READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def _unwrap(content: Any) -> Mapping[str, Any]:
-    for wrapper in WRAPPERS:
+def _unwrap(content: Any, depth: int = 4) -> Mapping[str, Any]:
+    for wrapper in WRAPPERS if depth else ():  # a pickle can hold itself
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            return _unwrap(content[wrapper])
+            return _unwrap(content[wrapper], depth - 1)
     if not isinstance(content, Mapping):
         return {}
     return {key: value for key, value in content.items() if isinstance(key, str)}
 
 
 def _array(value: Any) -> np.ndarray | None:
-    if hasattr(value, "detach"):  # a torch tensor; NumPy cannot hold its bfloat16
-        value = value.detach()
-        value = (value.float() if value.is_floating_point() else value).numpy()
     if not isinstance(value, np.ndarray) or value.dtype.kind == "O":
         return None
     if value.dtype.kind not in "iub":  # ml_dtypes' bfloat16 is of kind V

@@ -12,8 +12,9 @@ decodes and fills, `pipeline` runs it all.
 >>> jobs.execute(Path("jobs.csv"), Path("videos"), settings, batch=32)  # doctest: +SKIP
 """
 
+from leaps_jax.jobs.journal import TOO_LARGE
 from leaps_jax.jobs.pipeline import execute
 from leaps_jax.jobs.settings import Settings
 from leaps_jax.jobs.table import COLUMNS, Row, Shard
 
-__all__ = ["COLUMNS", "Row", "Settings", "Shard", "execute"]
+__all__ = ["COLUMNS", "Row", "Settings", "Shard", "execute", "TOO_LARGE"]

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from leaps_jax import runs
-from leaps_jax.errors import UserError
+from leaps_jax.errors import UserError, out_of_memory
 from leaps_jax.jobs.folder import Folder
 from leaps_jax.jobs.table import Row
 
+TOO_LARGE = "does not fit the memory of the device; lower --batch, or use --remat"
 SHOWN = 10  # failed rows named at the end
 
 
@@ -107,7 +108,7 @@ class Journal:
 
 def in_a_line(error: Exception) -> str:
     """The error of a library, for a line of the journal."""
-    if "RESOURCE_EXHAUSTED" in str(error):
-        return "does not fit the memory of the device; lower --batch, or use --remat"
+    if out_of_memory(error):
+        return TOO_LARGE
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return ": ".join([type(error).__name__, *lines[:1]])
