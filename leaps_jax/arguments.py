@@ -180,14 +180,7 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
         metavar="METHOD",
         help=" | ".join(objectives.METHODS),
     )
-    add(
-        "--parametrization",
-        default=Config.parametrization,
-        metavar="NAME",
-        help="what is optimised: "
-        + " | ".join(parametrizations.PARAMETRIZATIONS)
-        + f"; {Config.parametrization} by default",
-    )
+    _add_parametrization(sub)
     add("--copies", type=int, default=1, metavar="N", help="videos per pair")
     add(
         "--batch",
@@ -268,6 +261,17 @@ def _add_data(
         metavar="DIR|tfds:NAME/split|NAME",
         help=f"{what}: a <class>/<clip> tree, a TFDS data set, or one that is rendered"
         f" while it is used ({', '.join(scenes.RENDERED)})",
+    )
+
+
+def _add_parametrization(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--parametrization",
+        default=Config.parametrization,
+        metavar="NAME",
+        help="what is optimised: "
+        + " | ".join(parametrizations.PARAMETRIZATIONS)
+        + f"; {Config.parametrization} by default",
     )
 
 
@@ -410,12 +414,18 @@ def _add_bench(sub: argparse.ArgumentParser) -> None:
     add("--dtype", metavar="float32|bfloat16", help="compute type")
     add("--remat", action="store_true", help="recompute blocks to save memory")
     add("--steps", type=int, default=50, metavar="N", help="of one call; 5 are timed")
+    _add_parametrization(sub)
     add("--json", action="store_true", help="print JSON, not a table")
 
 
 def _add_demo(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    add("--label", default="jumping jack", metavar="CLASS", help="a synthetic action")
+    add(
+        "--label",
+        default="waving both hands",
+        metavar="CLASS",
+        help="a synthetic action",
+    )
     add("--out", default="demo", metavar="DIR", help="folder of the run")
     add("--steps", default="250", metavar="N", help="250 by default")
     add("--seed", default="1", metavar="N", help="of stimulus and noise")

@@ -5,6 +5,7 @@
 (12.65, 0.1326)
 """
 
+import dataclasses
 import importlib.metadata
 import statistics
 import tempfile
@@ -18,9 +19,26 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from leaps_jax import costs, synthesis
-from leaps_jax.config import Config
+from leaps_jax.config import Config, preset
 from leaps_jax.programs import compile_for
 from leaps_jax.taps import Model
+
+
+#: The step of A. Stergiou and N. Deligiannis (ICCV 2023): noise in pixels, a cyclic
+#: shift, means as priming.
+PUBLISHED: dict[str, float] = {
+    "priming": 5.0,
+    "priming_per_step": 0.0,
+    "spatial_tv": 5.0,
+    "temporal_tv": 2.0,
+    "roll": 30 / 182,
+    "blur": 0.0,
+    "temporal_blur": 0.0,
+    "view_scale": 0.0,
+    "view_shift": 0.0,
+    "view_noise": 0.0,
+    "view_tint": 0.0,
+}
 
 
 def measure(
@@ -31,6 +49,7 @@ def measure(
     steps: int = 50,
     calls: int = 5,
     seed: int = 0,
+    parametrization: str = Config.parametrization,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Times the update step of LEAPS on all devices.
@@ -46,6 +65,7 @@ def measure(
       steps: of one call.
       calls: that are timed, after one that is not.
       seed: of stimuli and labels, which are random.
+      parametrization: see `place`.
       progress: called with the number of calls that are over, `calls` + 1 in all.
 
     Returns:
@@ -59,7 +79,7 @@ def measure(
       measures on this device.
     """
     devices, spec = jax.devices(), model.spec
-    engine, state, data = place(model, verifier, batch, steps, seed)
+    engine, state, data = place(model, verifier, batch, steps, seed, parametrization)
     compiled, cold, warm = _compile(
         lambda: engine.make_steps(steps), state, data, engine.frozen
     )
@@ -84,6 +104,7 @@ def measure(
         "batch": batch,
         "frames": spec.frames,
         "size": spec.size,
+        "parametrization": parametrization,
         "dtype": jnp.dtype(getattr(model.module, "dtype", None) or "float32").name,
         "ms_per_step": round(milliseconds, 3),
         "ms_per_step_of_calls": [round(t, 3) for t in times[1:]],
@@ -106,9 +127,21 @@ def measure(
 
 
 def place(
-    model: Model, verifier: Model | None, batch: int, steps: int, seed: int = 0
+    model: Model,
+    verifier: Model | None,
+    batch: int,
+    steps: int,
+    seed: int = 0,
+    parametrization: str = Config.parametrization,
 ) -> tuple[synthesis.Engine, synthesis.State, synthesis.Batch]:
-    """The synthesis that is timed, on all devices; see `measure` for the arguments."""
+    """The synthesis that is timed, on all devices; see `measure` for the arguments.
+
+    With pixels it is the step as published, which `tests/torch_peer.py` does, too;
+    with another parametrization that of its preset.
+    """
+    published = PUBLISHED if parametrization == "pixels" else {}
+    config = preset("leaps", parametrization, **published)
+    config = dataclasses.replace(config, steps=10**6, steps_per_call=steps)
     spec, random = model.spec, np.random.default_rng(seed)
     shape = (batch, spec.frames, spec.size, spec.size, 3)
     problem = synthesis.prepare(
@@ -116,7 +149,7 @@ def place(
         random.random(shape, np.float32),
         random.integers(spec.num_classes, size=batch).tolist(),
         verifier,
-        Config(steps=10**6, steps_per_call=steps),
+        config,
     )
     engine = synthesis.Engine(problem)
     return engine, *engine.place(problem, problem.init_state())

@@ -342,10 +342,7 @@ def _config(options: argparse.Namespace) -> Config:
         raise UserError(f"method={options.method!r}: unknown; {hint}")
     if options.copies < 1:
         raise UserError(f"copies={options.copies}: must be at least 1")
-    if options.parametrization not in parametrizations.PARAMETRIZATIONS:
-        hint = nearest(options.parametrization, parametrizations.PARAMETRIZATIONS)
-        given = f"parametrization={options.parametrization!r}"
-        raise UserError(f"{given}: unknown; {hint}")
+    _check_parametrization(options)
     if any(text.partition("=")[0] == "parametrization" for text in options.set):
         raise UserError(
             "--set parametrization: has settings of its own; write --parametrization"
@@ -356,6 +353,13 @@ def _config(options: argparse.Namespace) -> Config:
     config = config.updated(options.set)
     parametrizations.from_config(config)  # refuses settings that do not go together
     return config
+
+
+def _check_parametrization(options: argparse.Namespace) -> None:
+    if options.parametrization not in parametrizations.PARAMETRIZATIONS:
+        hint = nearest(options.parametrization, parametrizations.PARAMETRIZATIONS)
+        given = f"parametrization={options.parametrization!r}"
+        raise UserError(f"{given}: unknown; {hint}")
 
 
 def _load(argument: str, reference: str, options: argparse.Namespace) -> Model:
@@ -718,6 +722,7 @@ def _bench(options: argparse.Namespace) -> int:
     for name in ("batch", "steps"):
         if getattr(options, name) < 1:
             raise UserError(f"{name}={getattr(options, name)}: must be at least 1")
+    _check_parametrization(options)
     model = _to_bench("model", options, options.frames, options.size)
     verifier = None
     if options.verifier is not None:
@@ -729,6 +734,7 @@ def _bench(options: argparse.Namespace) -> int:
             batch=options.batch,
             steps=options.steps,
             calls=5,
+            parametrization=options.parametrization,
             progress=steps.update,
         )
     if options.json:

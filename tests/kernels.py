@@ -43,7 +43,9 @@ def kernels(name: str, batch: int) -> list[tuple[float, float, str, str]]:
         loading.initialize(n, zoo.KINETICS_400, dtype="bfloat16", **of)
         for n, of in ((name, sizes), ("x3d_xs", {"size": 182}))
     )
-    engine, state, data = bench.place(model, verifier, batch, STEPS)
+    engine, state, data = bench.place(
+        model, verifier, batch, STEPS, parametrization="pixels"
+    )
     compiled = bench.compile_for(engine.make_steps(STEPS), state, data, engine.frozen)
 
     def call(state):

@@ -56,6 +56,7 @@ def time_step(
     name: str, size: list[str], batch: int, device: str, count: int, steps: str
 ) -> dict:
     words = ["bench", "--model", name, "--batch", str(batch), "--steps", steps]
+    words += ["--parametrization", "pixels"]
     words += ["--size", *size] if size else []
     words += ["--verifier", "x3d_xs", "--verifier-size", "182", "--json"]
     where = environment(device, range(count))

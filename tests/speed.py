@@ -4,7 +4,7 @@
     python tests/speed.py x3d_xs:1:16:80 --verifier vivit_small --device cpu --steps 5
 
 Each argument is MODEL:BATCH or MODEL:BATCH:FRAMES:SIZE; the verifier is X3D-XS at
-4 x 182 x 182, or `vivit_small` as in the demo, whose step the second line is. A model
+4 x 182 x 182, or `vivit_small`. A model
 is a process here and then one in PyTorch. Prints a line of JSON for each measurement,
 and at the end a table of the fastest mode of PyTorch against `leaps-jax bench`.
 """
@@ -57,8 +57,11 @@ def main() -> None:
         frames, size = clip or map(str, INPUTS[name])
         same = ("--batch", batch, "--frames", frames, "--size", size)
         same += ("--steps", options.steps)
+        published = ("--parametrization", "pixels")
         verifier = ("--verifier", *VERIFIERS[options.verifier], "--json")
-        ours = run("-m", "leaps_jax", "bench", "--model", name, *same, *verifier)
+        ours = run(
+            "-m", "leaps_jax", "bench", "--model", name, *same, *verifier, *published
+        )
         modes = options.modes or MODES[options.device]
         same += ("--verifier", options.verifier, "--device", options.device)
         theirs = run(peer, name, *modes, *same)

@@ -428,7 +428,7 @@ def test_demo_shows_and_makes_what_its_command_makes(call, root):
     assert call(*shlex.split(command)[1:]).out.startswith(
         f"{root / 'demo'} is finished"
     )
-    assert record(root / "demo")["classes"] == ["jumping jack"]
+    assert record(root / "demo")["classes"] == ["waving both hands"]
 
 
 def test_demo_refuses_what_is_no_action(call, root):
