@@ -23,7 +23,6 @@ from leaps_jax.config import Config, preset
 from leaps_jax.programs import compile_for
 from leaps_jax.taps import Model
 
-
 #: The step of A. Stergiou and N. Deligiannis (ICCV 2023): noise in pixels, a cyclic
 #: shift, means as priming.
 PUBLISHED: dict[str, float] = {
