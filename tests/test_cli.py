@@ -15,7 +15,7 @@ import numpy as np
 import published
 import pytest
 
-from leaps_jax import Model, loading, objectives, zoo
+from leaps_jax import Model, loading, objectives, synthesis, zoo
 from leaps_jax.cli import main
 from leaps_jax.models import timesformer
 
@@ -759,6 +759,16 @@ def test_a_table_of_which_nothing_fits(call, root, monkeypatch):
     (root / "large.csv").write_text("model,verifier,stimulus,label,copies,seed\n" + row)
     words = ["synthesize", "--jobs", "{root}/large.csv", "--out", "{root}/large"]
     assert_too_large(call(*words), ["batch=8", "--remat"])
+
+
+def test_a_loss_that_is_not_finite_fails(call, monkeypatch):
+    def broken(*_, **__):
+        raise synthesis.NotFiniteError("step 3: the loss is nan", None)
+
+    monkeypatch.setattr("leaps_jax.runs.execute", broken)
+    ran = call(*words_of("synthesize", GOOD))
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1] == "leaps-jax: failed: step 3: the loss is nan"
 
 
 def test_other_errors_keep_their_trace(call, monkeypatch):
