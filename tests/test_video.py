@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import TinyNet
 
-from leaps_jax import objectives, parallel, synthesis
+from leaps_jax import Config, objectives, parallel, synthesis
 from leaps_jax import video as video_lib
 from leaps_jax.synthesis import Batch, Frozen
 
@@ -55,9 +55,10 @@ def test_products_are_fast_where_the_verifier_rounds_more(
     batch = Batch(jnp.array([1, 3]), jnp.ones(2), {})
     frozen = Frozen(tiny.variables, verifier.variables, {})
 
+    setup = synthesis.make_setup(tiny, shown, objectives.l2(), Config())
+
     def evaluate(videos):
-        of = tiny, shown, objectives.l2()
-        return synthesis._evaluate(*of, videos, batch, frozen)
+        return synthesis._evaluate(setup, videos, videos, batch, frozen)
 
     mapped = jax.vmap(evaluate, axis_name=parallel.AXIS)
     jax.eval_shape(mapped, jnp.array(stimuli[None, :2]))
