@@ -1,6 +1,7 @@
 """Tables of jobs: every good row once, whatever batch, shard, kill or bad row."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -33,7 +34,7 @@ from leaps_jax.cli import main
 from leaps_jax.jobs import batches, folder, groups, journal, pipeline
 
 TESTS = Path(__file__).parent
-CONFIG = Config(steps=6, steps_per_call=3)
+CONFIG = Config(steps=6, steps_per_call=3, noise=0.3)
 SETTINGS = jobs.Settings("leaps", CONFIG)
 FINGERPRINT = loading.fingerprint
 
@@ -151,7 +152,7 @@ def test_a_row_is_what_one_synthesis_with_its_settings_is(
 
     tiny = make_tiny(0)
     stimulus = stimuli.load_stimulus(clips / "1.npz", tiny.spec)
-    config = Config(steps=6, steps_per_call=3, seed=7)
+    config = dataclasses.replace(CONFIG, seed=7)
     problem = synthesis.prepare(tiny, stimulus[None], [1], config=config).repeated(4)
     *_, last = synthesis.iterate(problem)
     pixels = synthesis.best_pixels(problem, last.state())
@@ -309,7 +310,7 @@ def test_a_model_of_no_use_fails_alone(
     function = getattr(synthesis.Engine, where)
 
     def failing(engine, *args, **options):
-        if engine.model.variables is loading.load_model("tiny@0").variables:
+        if engine.setup.model.variables is loading.load_model("tiny@0").variables:
             raise error
         return function(engine, *args, **options)
 
@@ -393,7 +394,8 @@ def test_a_folder_of_another_run_is_refused(tmp_path, models, table):
     before = files(out)
     again = jobs.execute(table, out, SETTINGS, 2)
     assert (again["done_before"], again["finished"]) == (7, 0)
-    other = jobs.Settings("leaps", Config(steps=7, steps_per_call=3), short="loop")
+    other = dataclasses.replace(CONFIG, steps=7)
+    other = jobs.Settings("leaps", other, short="loop")
     with pytest.raises(UserError, match=r"differs in short, steps\)"):
         jobs.execute(table, out, other, 4)
     table.write_text(table.read_text() + "tiny@0,,,run,,\n")
