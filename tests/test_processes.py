@@ -59,11 +59,18 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-def lines_of_readme() -> list[list[str]]:
+def lines_of_readme(out: str) -> list[list[str]]:
+    """The words of its two lines, with the models and the output of these tests."""
     block = re.search(r"```bash\n([^`]*--coordinator[^`]*)```", README)
     assert block
     lines = block[1].replace("\\\n", " ").strip().splitlines()
-    return [shlex.split(line, comments=True) for line in lines]
+    split = [shlex.split(line, comments=True) for line in lines]
+    own = {"--model": "timesformer_small@weights/", "--out": out}
+    own["--verifier"] = "timesformer_small@verifier/"
+    for words in split:
+        for option, value in own.items():
+            words[words.index(option) + 1] = value
+    return split
 
 
 def free_port() -> int:
@@ -89,10 +96,9 @@ def start(
 ) -> list[subprocess.Popen]:
     """The lines of README, each a process, with another output."""
     port, started = free_port(), []
-    for command, *words in lines_of_readme():
+    for command, *words in lines_of_readme(out):
         assert command == "leaps-jax"
         words = [re.sub(r"^localhost:\d+$", f"localhost:{port}", w) for w in words]
-        words[words.index("run/")] = out
         started.append(
             launch(root, [*words, *QUICK, *more, *(second if started else ())])
         )
@@ -100,8 +106,7 @@ def start(
 
 
 def start_alone(root: Path, out: str, *more: str) -> subprocess.Popen:
-    words = lines_of_readme()[0][1:]
-    words[words.index("run/")] = out
+    words = lines_of_readme(out)[0][1:]
     return launch(root, [*words[: words.index("--coordinator")], *QUICK, *more])
 
 
