@@ -150,7 +150,12 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
         " empty. Other settings hold for every row; the same command goes on with the"
         " rows that are not done",
     )
-    add("--verifier", metavar="NAME@WEIGHTS", help="another model of the same domain")
+    add(
+        "--verifier",
+        metavar="NAME@WEIGHTS",
+        help="another model of the same domain, whose feature statistics the videos"
+        " should have; weights trained against attacks (@robust) serve better",
+    )
     add(
         "--judge",
         nargs="+",

@@ -116,8 +116,37 @@ def make_setup(
     parametrizations.check(parametrization, config)
     transform = augmentation(config, model.spec)
     if transforms is not None:
+        for one in transforms:
+            if not callable(one):
+                raise UserError(
+                    f"transforms={one!r}: is no function (key, video) -> video; take"
+                    " some of leaps_jax.transforms"
+                )
         transform = chain(*transforms)
-    return Setup(model, verifier, objective, config, parametrization, transform)
+    setup = Setup(model, verifier, objective, config, parametrization, transform)
+    _check_shapes(setup)
+    return setup
+
+
+def _check_shapes(setup: Setup) -> None:
+    """Raises UserError where a video of another shape comes out; computes nothing."""
+    spec, one = setup.model.spec, setup.parametrization
+    want = (spec.frames, spec.size, spec.size, 3)
+
+    def check(what: str, make: Callable, *arguments: Any) -> None:
+        found = jax.eval_shape(make, *arguments)
+        shape = getattr(found, "shape", found)
+        if shape != want:
+            raise UserError(f"{what} {shape}; the model takes a video of {want}")
+
+    key = jax.eval_shape(jax.random.key, 0)
+    check(
+        f"parametrization={one.name!r}: decodes to",
+        lambda key: one.decode(one.init(key, spec, None), spec),
+        key,
+    )
+    video = jax.ShapeDtypeStruct(want, jnp.float32)
+    check("transforms: make", setup.transform, key, video)
 
 
 _BESIDE_TERMS = ("total", "confidence", "gradient")
@@ -283,9 +312,14 @@ def make_keep_best(setup: Setup) -> Callable[[State, Batch, Frozen], State]:
 
 def decode(setup: Setup, parameters: Any) -> jax.Array:
     """The videos of parameters, (b, t, h, w, 3) pixels in [0, 1]."""
-    spec = setup.model.spec
-    of = setup.parametrization.decode
-    return jax.vmap(lambda one: of(one, spec))(parameters)
+    return _decoded(setup.parametrization, setup.model.spec, parameters)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _decoded(
+    parametrization: Parametrization, spec: ModelSpec, parameters: Any
+) -> jax.Array:
+    return jax.vmap(lambda one: parametrization.decode(one, spec))(parameters)
 
 
 def _repeat(tree: Any, times: int) -> Any:
@@ -830,7 +864,7 @@ def best_pixels(problem: Problem, state: State) -> np.ndarray:
 
 def as_pixels(problem: Problem, parameters: Any) -> np.ndarray:
     """The videos of parameters as pixels in [0, 1], (n, t, h, w, 3) float32."""
-    pixels = jax.jit(functools.partial(decode, problem))(parameters)
+    pixels = decode(problem, parameters)
     return np.clip(np.asarray(pixels, np.float32), 0, 1)
 
 

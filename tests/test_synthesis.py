@@ -287,3 +287,32 @@ def test_a_wrong_parametrization_is_refused_in_one_line():
         parametrizations.from_config(Config(blur=1.0))
     with pytest.raises(UserError, match="view_shift=-1: must not be negative"):
         Config(view_shift=-1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"transforms": ["roll"]},
+            "transforms='roll': is no function",
+        ),
+        (
+            {"transforms": [lambda key, video: video[:2]]},
+            r"transforms: make \(2, 32, 32, 3\); the model takes a video of \(4,",
+        ),
+        (
+            {
+                "parametrization": Parametrization(
+                    "flat", lambda key, spec, start: 0.0, lambda p, spec: p
+                )
+            },
+            r"parametrization='flat': decodes to \(\)",
+        ),
+    ],
+)
+def test_what_makes_no_video_is_refused_before_the_work(
+    tiny, stimuli, changed, message
+):
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(tiny, stimuli[:1], [0], **changed)
+    assert "\n" not in str(caught.value)
