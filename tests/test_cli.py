@@ -372,6 +372,31 @@ def test_accuracy_as_json_and_as_a_table(call, root):
     assert all(name in table for name in CLASSES) and "all 6 clips" in table
 
 
+def test_train_against_attacks_says_what_withstands_them(call, root):
+    words = words_of("train", TRAIN, eval_data="{root}/tree", robust=2)
+    words[words.index("{root}/trained")] = "{root}/robust"
+    ran = call(*words, "--attack-steps", 1)
+    assert ran.code == 0, ran.err
+    assert "under attack" in ran.err
+    extra = json.loads((root / "robust" / "model.json").read_text())["extra"]
+    assert extra["recipe"]["attack"] == {
+        "radius": 2.0,
+        "steps": 1,
+        "step": 0.7,
+        "start": 0.5,
+        "restarts": 1,
+    }
+    assert 0 <= extra["robust_accuracy"] <= 1
+    words = ["accuracy", "--data", "{root}/tree", "--json", "--attack", 1e-6]
+    words += ["--attack-steps", 1, "--attack-restarts", 1, "--attack-clips", 3]
+    ran = call(*words, "--model", "timesformer_small@{root}/robust")
+    assert ran.code == 0, ran.err
+    attack = json.loads(ran.out)["attack"]
+    assert (attack["radius"], attack["steps"], attack["clips"]) == (1e-6, 1, 3)
+    refused = call("accuracy", *words[1:4], "--model", "a@b", "--attack", 0)
+    assert refused.code == 2 and "attack=0: must be a positive radius" in refused.err
+
+
 def test_accuracy_refuses_classes_of_others(call, root):
     words = ["accuracy", "--model", "timesformer_small@{root}/weights", "--data"]
     words.append("{root}/strangers")
@@ -538,6 +563,24 @@ REFUSED = {
         {"out": "{root}/finished", "steps": 4, "label": "run"},
         ["out=", "differs in labels, steps)", "--overwrite"],
     ),
+    "another parametrization": (
+        {"out": "{root}/finished", "parametrization": "pixels"},
+        ["out=", "differs in parametrization", "--overwrite"],
+    ),
+    "unknown parametrization": (
+        {"parametrization": "fourrier"},
+        ["parametrization='fourrier'", "did you mean fourier"],
+    ),
+    "parametrization as a setting": (
+        {"set": "parametrization=pixels"},
+        ["--set parametrization", "write --parametrization"],
+    ),
+    "blur of a spectrum": (
+        {"set": "blur=2"},
+        ["blur=2.0", "--parametrization pixels"],
+    ),
+    "negative view": ({"set": "view_shift=-1"}, ["view_shift=-1", "negative"]),
+    "no views": ({"set": "views=0"}, ["views=0", "at least 1"]),
     "out is no run": ({"out": "{root}/photos"}, ["out=", "no run", "choose another"]),
     "out is a file": (
         {"out": "{root}/notes.txt"},
@@ -589,6 +632,24 @@ REFUSED_TRAIN = {
     "unknown dtype": ({"dtype": "int8"}, ["dtype=int8", "float32 or bfloat16"]),
 }
 REFUSED_TRAIN |= {
+    "negative radius": ({"robust": -3}, ["robust=-3", "positive radius"]),
+    "infinite radius": ({"robust": "inf"}, ["robust=inf", "positive radius"]),
+    "attack without radius": (
+        {"attack_steps": 3},
+        ["attack-steps", "is for --robust"],
+    ),
+    "warm-up without radius": (
+        {"attack_warmup": 0.1},
+        ["attack-warmup", "is for --robust"],
+    ),
+    "attack of no steps": (
+        {"robust": 3, "attack_steps": 0},
+        ["attack-steps=0", "at least 1"],
+    ),
+    "long warm-up": (
+        {"robust": 3, "attack_warmup": 2},
+        ["attack_warmup=2", "share from 0 to 1"],
+    ),
     "two starts": (
         {"from": "timesformer_small@{root}/weights"},
         ["--from", "not allowed with", "--model", "--help"],
