@@ -222,7 +222,9 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="KEY=VALUE",
         help="any setting of Config: "
-        + ", ".join(f.name for f in dataclasses.fields(Config)),
+        + ", ".join(
+            f.name for f in dataclasses.fields(Config) if f.name != "parametrization"
+        ),
     )
     add(
         "--remat",
