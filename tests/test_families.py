@@ -169,7 +169,8 @@ def test_norms_of_a_gpu_know_the_moments_of_their_taps(on_a_gpu, monkeypatch, na
 @pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
 def test_leaps_inverts_it_with_an_x3d_verifier(name):
     model = smallest(name)
-    config = Config(steps=20, steps_per_call=20, roll=0.0)
+    still = dict(view_scale=0.0, view_shift=0.0, view_noise=0.0, view_tint=0.0)
+    config = Config(steps=20, steps_per_call=20, **still)
     stimuli = np.random.default_rng(2).random(clips(name).shape, np.float32)
     result = synthesize(
         model,
