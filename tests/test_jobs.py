@@ -615,7 +615,7 @@ def noting(self, items, *what):
         print(items[-1].row.number, round(seen[-1], 1), flush=True)
 
 pipeline._Writer._write = noting
-config = Config(steps=steps, steps_per_call=max(1, steps // 2))
+config = Config(steps=steps, steps_per_call=max(1, steps // 2), noise=0.3)
 settings = jobs.Settings("leaps", config)
 record = jobs.execute(table, out, settings, batch)
 print(json.dumps(record), flush=True)

@@ -276,7 +276,7 @@ def test_methods_are_expressions():
         "diversity",
         "spatial_tv",
     }
-    off = Config(coherence=0, diversity=0, priming_per_step=0)
+    off = Config(coherence=0, diversity=0, priming_per_step=0, spatial_tv=0)
     assert set(objectives.leaps(off).weights) == {"cross_entropy", "priming"}
     half = Config(regularization=0.5, coherence=0.4)
     assert objectives.leaps(half).weights["coherence"] == pytest.approx(0.2)
