@@ -154,7 +154,8 @@ def _add_synthesize(sub: argparse.ArgumentParser) -> None:
         "--verifier",
         metavar="NAME@WEIGHTS",
         help="another model of the same domain, whose feature statistics the videos"
-        " should have; weights trained against attacks (@robust) serve better",
+        " should have; best one trained against attacks, such as"
+        " slow_r50_tiny@robust",
     )
     add(
         "--judge",

@@ -92,7 +92,7 @@ _TOO_LARGE = {
 
 
 def _too_large(options: argparse.Namespace, error: BaseException) -> str | None:
-    """The line for an error that says that memory ran out; None for another error."""
+    """An out-of-memory error as one line; None for any other error."""
     if not out_of_memory(error):
         return None
     command = "jobs" if getattr(options, "jobs", None) else options.command
@@ -544,7 +544,7 @@ def _attack(
 
 
 class _Evaluating:
-    """Shows the evaluations within a training, each in a line that then goes away."""
+    """A progress line for each evaluation during training, removed at its end."""
 
     def __init__(self, steps: Steps, data: training.Data | None):
         self._steps, self._data = steps, data

@@ -1,4 +1,4 @@
-"""Finished runs before the same judges.
+"""Evaluates finished runs with the same judges.
 
 >>> report = compare({"run/": runs.results(Path("run/"))}, judges)  # doctest: +SKIP
 >>> report["runs"]["run/"]["held_out"]["videos"]["top1"]            # doctest: +SKIP
@@ -60,7 +60,7 @@ def compare(
 def questions(
     finished: Mapping[str, Mapping[str, Any]], judges: Mapping[str, Model]
 ) -> int:
-    """How many there are: judges times sources of each run."""
+    """The number of questions: one for each run, judge and source of videos."""
     asked = 0
     for run in finished.values():
         asked += 2 + bool(len(run["stimuli"])) + (run.get("saved") is not None)
