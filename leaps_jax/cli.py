@@ -697,7 +697,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     finished = {str(folder): runs.results(folder) for folder in options.runs}
     load = functools.partial(loading.load_model, dtype=options.dtype, argument="judges")
     judges = {name: load(name) for name in options.judges}
-    with Steps("judge", comparison.questions(finished, judges)) as steps:
+    questions = comparison.questions(finished, judges)
+    with Steps("judge", questions, unit="questions") as steps:
         found = comparison.compare(
             finished, judges, _PARTNERS, lambda done: steps.update(done, {})
         )

@@ -133,7 +133,8 @@ def _counts(summary: Mapping[str, Any] | None, key: str) -> str:
 
 def judged(name: str, run: Mapping[str, Any]) -> Rows:
     """What every judge sees in the videos of one run; those that count come first."""
-    parts = [f"{name}: {run['videos']} videos"]
+    plural = "" if run["videos"] == 1 else "s"
+    parts = [f"{name}: {run['videos']} video{plural}"]
     if run.get("model"):
         parts.append(f"of {run['model']}")
     if run.get("verifier"):
