@@ -31,7 +31,7 @@ class Steps:
     """Shows how far a piece of work is, its rate, the time left and some numbers.
 
     On a terminal that is one line, in which the numbers come last and only as many as
-    fit; in a log a line every ten seconds.
+    fit; in a log a line at the start and then every ten seconds.
 
     Args:
       name: of the work.
@@ -86,7 +86,7 @@ class Steps:
         brief: bool,
     ) -> None:
         self._bar, self._name, self._total, self._start = bar, name, total, start
-        self._unit, self._brief = unit, brief
+        self._unit, self._waiting, self._brief = unit, waiting, brief
         self._began = self._last_line = time.monotonic()
         self._first: tuple[int, float] | None = None
         if bar:
@@ -97,6 +97,9 @@ class Steps:
     def __enter__(self) -> "Steps":
         if self._own_bar:
             self._own_bar.start()
+        elif self._shown and not self._brief and self._start != self._total:
+            line = f"{self._name} {self._count(self._start)}  {self._waiting}".rstrip()
+            print(line, file=sys.stderr, flush=True)
         return self
 
     def __exit__(
@@ -200,9 +203,11 @@ def _brief(value: float) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def counted(name: str, items: Collection[Item], unit: str) -> Iterator[Item]:
+def counted(
+    name: str, items: Collection[Item], unit: str, shown: bool = True
+) -> Iterator[Item]:
     """Gives items one by one and shows how many are done."""
-    with Steps(name, len(items), unit=unit, brief=True) as steps:
+    with Steps(name, len(items), 0, shown, unit, brief=True) as steps:
         for number, item in enumerate(items):
             steps.update(number)
             yield item

@@ -43,7 +43,7 @@ from leaps_jax import (
 )
 from leaps_jax.errors import UserError
 from leaps_jax.programs import Programs
-from leaps_jax.progress import Steps, interruptible
+from leaps_jax.progress import Steps, counted, interruptible
 from leaps_jax.stimuli import FPS
 from leaps_jax.synthesis import Problem, Snapshot
 from leaps_jax.taps import Model
@@ -109,10 +109,10 @@ def execute(
     seconds_before, saved = record["seconds"], time.monotonic()
     last: Snapshot | None = None
     shown = Steps("synthesize", config.steps, start, shown=first)
-    with shown as steps, interruptible() as stop:
-        if start:
-            steps.say(f"resuming {folder} at step {start}")
-        try:
+    try:
+        with shown as steps, interruptible() as stop:
+            if start:
+                steps.say(f"resuming {folder} at step {start}")
             for snapshot in synthesis.iterate(problem, state, programs=programs):
                 last = snapshot
                 if first:
@@ -131,13 +131,13 @@ def execute(
                     saved = time.monotonic()
                 if stopping:
                     break
-        except synthesis.NotFiniteError as error:
-            last = error.snapshot
-            with processes.together():
-                checkpoints.save_state(folder / "state", last.step, last.state())
-            record |= {"status": "failed", "step": last.step, "error": str(error)}
-            _write_results(folder, problem, last.state(), record, judges)
-            raise
+    except synthesis.NotFiniteError as error:
+        last = error.snapshot
+        with processes.together():
+            checkpoints.save_state(folder / "state", last.step, last.state())
+        record |= {"status": "failed", "step": last.step, "error": str(error)}
+        _write_results(folder, problem, last.state(), record, judges)
+        raise
     record["seconds"] = round(seconds_before + time.monotonic() - began, 2)
     if last is not None:
         final = last.state()
@@ -177,7 +177,7 @@ def _judged(
     if new:
         videos = np.load(folder / "videos.npz")["videos"]
         names = _class_names(problem)
-        for role, model in new.items():
+        for role, model in counted("judge", new.items(), "models"):
             record["judges"][role] = evaluation.judge(model, videos, names)
         if "videos_not_written" not in record:
             _write_page(folder, problem, record)
@@ -389,7 +389,8 @@ def _write_results(
         verdicts = {}
         if len(numbers):
             own = [classes[number] for number in numbers]
-            for role, model in judges.items():
+            shown = processes.first()
+            for role, model in counted("judge", judges.items(), "models", shown):
                 verdicts[role] = evaluation.judge(model, videos, own)
     parts = processes.exchange(verdicts)
     record["judges"] = {
