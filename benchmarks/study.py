@@ -25,6 +25,7 @@ import numpy as np
 import leaps_jax as lj
 from leaps_jax import contact_sheet, evaluation, objectives
 from leaps_jax.actions import motions
+from leaps_jax.evaluation import metrics
 
 CLASSES = motions.CLASSES
 PARTNERS = {"reversed": motions.REVERSED, "mirrored": motions.MIRRORED}
@@ -40,11 +41,15 @@ SWEEP: Runs = {
     ("LEAPS", name): ("leaps", changes)
     for name, changes in {
         "preset": {},
-        "tv 0": {"spatial_tv": 0.0},
-        "no views": NO_VIEWS,
-        "pixels": {"parametrization": "pixels"},
+        "cells 1": {"priming_cells": 1},
+        "cells 7": {"priming_cells": 7},
         "primed by means": {"priming": 7.0, "priming_per_step": 0.0},
         "primed by steps": {"priming": 0.0, "priming_per_step": 7.0},
+        "tv 0": {"spatial_tv": 0.0},
+        "tv 1": {"spatial_tv": 1.0},
+        "tv 3": {"spatial_tv": 3.0},
+        "no views": NO_VIEWS,
+        "pixels": {"parametrization": "pixels"},
         "rate 0.02": {"learning_rate": 0.02},
         "rate 0.1": {"learning_rate": 0.1},
         "decay 1.5": {"spatial_decay": 1.5},
@@ -56,11 +61,33 @@ SWEEP: Runs = {
     }.items()
 }
 
+SMOOTH = dict(spatial_tv=10.0, spatial_decay=1.5, temporal_decay=0.5)
+
+#: LEAPS with settings that might show more of standard models.
+STANDARD: Runs = {
+    ("LEAPS", name): ("leaps", changes)
+    for name, changes in {
+        "tv 10": {"spatial_tv": 10.0},
+        "tv 10, smooth": SMOOTH,
+        "tv 10, diversity 3": {"spatial_tv": 10.0, "diversity": 3.0},
+        "tv 10, four noisy views": {
+            "spatial_tv": 10.0,
+            "view_noise": 0.2,
+            "views": 4,
+        },
+        "tv 30": {"spatial_tv": 30.0},
+        "tv 10, 1200 steps": {"spatial_tv": 10.0, "steps": 1200},
+        "tv 10, smooth, 1200 steps": SMOOTH | {"steps": 1200},
+        "tv 10, smooth, 1200 steps, two noisy views": SMOOTH
+        | {"steps": 1200, "view_noise": 0.2, "views": 2},
+    }.items()
+}
+
 #: Methods over the same parametrization, views and rate. Each is tried with the same
 #: number of variants, of which a judge that does not count chooses one.
 METHODS: Runs = {
     (name, variant): (method, changes | more)
-    for variant, index in {"tv 3": 0, "tv 1": 1, "weight": 2}.items()
+    for variant, index in {"preset": 0, "tv 1": 1, "weight": 2}.items()
     for name, method, changes, weight in (
         ("LEAPS", "leaps", {}, {"priming": 4.0, "priming_per_step": 10.0}),
         ("LEAPS without priming", "leaps", NO_PRIMING, {"diversity": 2.0}),
@@ -69,7 +96,7 @@ METHODS: Runs = {
         ("DeepDream from noise", "deep_dream", FROM_NOISE, {"l2": 1.0}),
         ("DeepDream from the clip", "deep_dream", {}, {"l2": 1.0}),
     )
-    for more in [[{"spatial_tv": 3.0}, {"spatial_tv": 1.0}, weight][index]]
+    for more in [[{}, {"spatial_tv": 1.0}, weight][index]]
 }
 
 #: Terms left out of LEAPS.
@@ -82,6 +109,7 @@ ABLATIONS: Runs = {
 
 STUDIES: dict[str, Runs] = {
     "sweep": SWEEP,
+    "standard": STANDARD,
     "methods": METHODS,
     "ablations": ABLATIONS,
 }
@@ -142,7 +170,7 @@ def run(
     judges = dict.fromkeys([*options.judges, options.select])
     marks = {judge: mark(judge, model, verifier) for judge in judges}
     marks[options.select] = marks[options.select] or "selects"
-    found = evaluation.evaluate(
+    found = (briefly if options.study in BRIEF else evaluation.evaluate)(
         result.videos,
         labels,
         {judge: load(judge) for judge in judges},
@@ -166,6 +194,30 @@ def run(
         "videos": len(labels),
         "seconds": round(seconds, 1),
         "found": found,
+    }
+
+
+#: Studies of many settings, in which top-1 and motion energy are enough.
+BRIEF = ("sweep", "standard")
+
+
+def briefly(videos, labels, judges, *, stimuli, marks, batch, **_) -> dict[str, Any]:
+    """Top-1 of each judge and motion energy, laid out as `evaluate` does."""
+    answers = {}
+    for name, model in judges.items():
+        probabilities = evaluation.seen(model, videos, batch)
+        right = metrics.in_top(probabilities, [*map(model.spec.label_index, labels)], 1)
+        top1 = metrics.estimate(right)
+        answers[name] = {"videos": {"top1": top1}, "counted": name not in marks}
+        answers[name] |= {"mark": marks[name]} if name in marks else {}
+    counted = [a["videos"]["top1"]["value"] for a in answers.values() if a["counted"]]
+    energy, still = (evaluation.motion_energy(x).sum() for x in (videos, stimuli))
+    alike = [row["correlation"] for row in metrics.nearest(videos, stimuli)]
+    return {
+        "judges": answers,
+        "held_out": {"videos": {"top1": {"value": float(np.mean(counted))}}},
+        "temporal": {"motion_energy": {"ratio": float(energy / still)}},
+        "nearest": {"correlation": metrics.estimate(alike)},
     }
 
 
@@ -202,6 +254,7 @@ COLUMNS = (
     "top-5",
     "Inception Score",
     "motion energy",
+    "correlation with the nearest stimulus",
     "right, of pairs",
     "flips",
     "by judge",
@@ -222,9 +275,10 @@ def row(record: dict[str, Any]) -> list[str]:
         record["model"],
         f"{record['name']}, {record['variant']}",
         _number(videos["top1"], "%"),
-        _number(videos["top5"], "%"),
-        _number(videos["inception_score"]),
+        _number(videos.get("top5"), "%"),
+        _number(videos.get("inception_score")),
         _number((found["temporal"]["motion_energy"] or {}).get("ratio")),
+        _number((found.get("nearest") or {}).get("correlation")),
         _number(pairs.get("right"), "%"),
         _number(pairs.get("flips"), "%"),
         ", ".join(by_judge),
@@ -270,7 +324,7 @@ def selected(record: dict[str, Any]) -> float:
 
 
 def _mean(records: list[dict[str, Any]], key: str) -> float:
-    of = [r["found"]["held_out"]["videos"][key] for r in records]
+    of = [r["found"]["held_out"]["videos"].get(key) for r in records]
     return float(np.mean([v["value"] for v in of if v and v["value"] is not None]))
 
 

@@ -72,6 +72,8 @@ class ModelSpec:
         raise UserError(f"label={text!r}: not a class of {self.name}; {hint}")
 
 
+_AT_LEAST_ONE = ("steps", "steps_per_call", "octaves", "octave_scale", "views")
+_AT_LEAST_ONE += ("priming_cells",)
 #: Fields of `Config` that must not be negative.
 _NOT_NEGATIVE = (
     "learning_rate",
@@ -113,6 +115,8 @@ class Config:
       beta1, beta2, epsilon: Adam's; gradients are those of a sum over pixels.
       priming, priming_per_step, regularization, coherence, diversity, l2, spatial_tv,
         temporal_tv: weights of the terms.
+      priming_cells: priming per step compares the means over each cell of a grid of so
+        many by so many; 1 for the means over whole frames.
       margin: δ of the coherence term, in units of the tapped feature.
       views: random views of each video in a step, whose losses are averaged.
       view_scale: each step sees the video enlarged by a factor of e^-view_scale to
@@ -149,12 +153,13 @@ class Config:
     epsilon: float = 0.3
     priming: float = 2.0
     priming_per_step: float = 5.0
+    priming_cells: int = 4
     regularization: float = 1.0
     coherence: float = 0.5
     diversity: float = 0.5
     margin: float = 0.1
     l2: float = 0.0
-    spatial_tv: float = 3.0
+    spatial_tv: float = 2.0
     temporal_tv: float = 0.0
     views: int = 1
     view_scale: float = 0.25
@@ -179,7 +184,7 @@ class Config:
             value = getattr(self, field.name)
             if not isinstance(value, bool | str) and not math.isfinite(value):
                 raise UserError(f"{field.name}={value}: must be a finite number")
-        for name in ("steps", "steps_per_call", "octaves", "octave_scale", "views"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
         for name in _NOT_NEGATIVE:

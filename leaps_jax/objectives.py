@@ -33,11 +33,14 @@ class Primed(flax.struct.PyTreeNode):
 
     Attributes:
       means: per tap, the mean over all positions, (b, c).
-      by_time: per tap that has time, the mean over space at each step, (b, t, c).
+      by_time: by the cells that a term asks for, per tap that has time, the means over
+        each cell of space at each step, (b, t, k, c).
     """
 
     means: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
-    by_time: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+    by_time: Mapping[int, Mapping[str, jax.Array]] = flax.struct.field(
+        default_factory=dict
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +70,19 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """A named loss, and what it needs: "stimulus", "stimulus by time", "verifier"."""
+    """A named loss, and what it needs.
+
+    Attributes:
+      name: of the term in metrics and weights.
+      loss: `Context -> (b,)`.
+      uses: some of "stimulus", "stimulus by time" and "verifier".
+      cells: along height and width, that `Primed.by_time` should have for it.
+    """
 
     name: str
     loss: Callable[[Context], jax.Array]
     uses: frozenset[str] = frozenset()
+    cells: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +103,13 @@ class Objective:
     @property
     def uses(self) -> frozenset[str]:
         return frozenset().union(*(term.uses for _, term in self.terms))
+
+    @property
+    def cells(self) -> frozenset[int]:
+        """Of the terms that use the stimulus by time."""
+        return frozenset(
+            term.cells for _, term in self.terms if "stimulus by time" in term.uses
+        )
 
     @property
     def primed(self) -> bool:
@@ -180,7 +198,9 @@ def class_logit() -> Objective:
 
 
 def priming(
-    profile: Callable[[float], float] = lambda depth: 1.0, per_step: bool = False
+    profile: Callable[[float], float] = lambda depth: 1.0,
+    per_step: bool = False,
+    cells: int = 1,
 ) -> Objective:
     """The features of the stimulus: L_prim = (1/L) Σ_l λ_l (1 − JVS(μ(z_l), μ(v_l))).
 
@@ -193,9 +213,16 @@ def priming(
       per_step: compare the means over space at each time step, and take the mean over
         steps, so that what happens when is matched, too; of the taps that have time.
         By default, the means over all positions.
+      cells: with `per_step`, compare the means over each cell of a grid of `cells` by
+        `cells`, so that what is where is matched, too.
+
+    Raises:
+      UserError: cells without `per_step`, or fewer than 1.
     """
+    if cells < 1 or (cells > 1 and not per_step):
+        raise UserError(f"cells={cells}: must be 1, or more with per_step=True")
     if per_step:
-        return _priming_per_step(profile)
+        return _priming_per_step(profile, cells)
 
     def loss(context: Context) -> jax.Array:
         depth = max(len(context.taps) - 1, 1)
@@ -210,12 +237,13 @@ def priming(
     return term("priming", loss, uses=["stimulus"])
 
 
-def _priming_per_step(profile: Callable[[float], float]) -> Objective:
+def _priming_per_step(profile: Callable[[float], float], cells: int) -> Objective:
     def loss(context: Context) -> jax.Array:
         depth = max(len(context.taps) - 1, 1)
+        primed = context.primed.by_time[cells]
         distances = [
             profile(i / depth)
-            * jaccard_distance(tap.mean_by_time(), context.primed.by_time[name]).mean(1)
+            * jaccard_distance(tap.mean_by_time(cells), primed[name]).mean((1, 2))
             for i, (name, tap) in enumerate(context.taps.items())
             if tap.time_axis is not None
         ]
@@ -226,7 +254,8 @@ def _priming_per_step(profile: Callable[[float], float]) -> Objective:
             )
         return sum(distances, start=jnp.zeros(())) / len(distances)
 
-    return term("priming_per_step", loss, uses=["stimulus by time"])
+    uses = frozenset(["stimulus by time"])
+    return Objective(((1.0, Term("priming_per_step", loss, uses, cells)),))
 
 
 def end_to_end(vectors: Sequence[jax.Array]) -> jax.Array:
@@ -405,7 +434,7 @@ def leaps(config: Config) -> Objective:
     return _sum(
         (1.0, cross_entropy()),
         (config.priming, priming()),
-        (config.priming_per_step, priming(per_step=True)),
+        (config.priming_per_step, priming(per_step=True, cells=config.priming_cells)),
         (r * config.coherence, coherence(config.margin)),
         (r * config.diversity, diversity()),
         *_pixel_priors(config),

@@ -582,17 +582,19 @@ def _checked(stimuli: np.ndarray, spec: ModelSpec) -> np.ndarray:
 
 
 def prime(
-    model: Model, variables: Any, stimuli: jax.Array, uses: frozenset[str]
+    model: Model, variables: Any, stimuli: jax.Array, objective: Objective
 ) -> Primed:
     """What the taps are for stimuli, as far as an objective uses it."""
     normalized = video_lib.normalize(stimuli, model.spec)
     _, found = taps.apply(model.module, variables, normalized, model.tap_filter)
-    means, by_time = {}, {}
-    if "stimulus" in uses:
+    means: dict[str, jax.Array] = {}
+    if "stimulus" in objective.uses:
         means = {name: tap.mean() for name, tap in found.items()}
-    if "stimulus by time" in uses:
-        timed = {k: tap for k, tap in found.items() if tap.time_axis is not None}
-        by_time = {name: tap.mean_by_time() for name, tap in timed.items()}
+    timed = {name: tap for name, tap in found.items() if tap.time_axis is not None}
+    by_time = {
+        cells: {name: tap.mean_by_time(cells) for name, tap in timed.items()}
+        for cells in sorted(objective.cells)
+    }
     return Primed(means, by_time)
 
 
@@ -683,7 +685,7 @@ class Engine:
     def _starting(self, variables, stimuli, seed, index):
         setup, primed = self.setup, Primed()
         if setup.objective.primed:
-            primed = prime(setup.model, variables, stimuli, setup.objective.uses)
+            primed = prime(setup.model, variables, stimuli, setup.objective)
         return init_state(setup, index, stimuli, seed), primed
 
     def make_steps(self, steps: int, octave: int = 0) -> Any:

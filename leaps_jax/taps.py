@@ -108,10 +108,20 @@ class Tap:
         centred = self.value.astype(jnp.float32) - about
         return mean_over_positions(centred), mean_over_positions(jnp.square(centred))
 
-    def mean_by_time(self) -> jax.Array:
-        """The mean over space at each time step, (b, t, c) in float32."""
+    def mean_by_time(self, cells: int = 1) -> jax.Array:
+        """The mean over space at each time step, (b, t, k, c) in float32.
+
+        Args:
+          cells: means over each cell of a grid of `cells` by `cells`, k of them, where
+            the positions are a grid of more; over all positions by default.
+        """
         z = self.by_time().astype(jnp.float32)
-        return z.reshape(*z.shape[:2], -1, z.shape[-1]).mean(2)
+        grid = _as_grid(z) if cells > 1 else None
+        if grid is None:
+            return z.reshape(*z.shape[:2], -1, z.shape[-1]).mean(2, keepdims=True)
+        rows, columns = (_pooling(n, min(cells, n)) for n in grid.shape[2:4])
+        pooled = jnp.einsum("ph,qw,bthwc->btpqc", rows, columns, grid)
+        return pooled.reshape(*z.shape[:2], -1, z.shape[-1])
 
     def by_time(self) -> jax.Array:
         """The tensor with its time first, (b, t, ..., c), without class tokens.
@@ -129,6 +139,33 @@ class Tap:
     @property
     def positions(self) -> tuple[int, ...]:
         return tuple(range(1, self.value.ndim - 1))
+
+
+def _as_grid(z: jax.Array) -> jax.Array | None:
+    """Positions (b, t, ..., c) as (b, t, h, w, c), without a class token, if they are."""
+    if z.ndim == 5:
+        return z
+    if z.ndim == 4:
+        for class_tokens in (0, 1):
+            side = math.isqrt(z.shape[2] - class_tokens)
+            if side > 1 and side * side == z.shape[2] - class_tokens:
+                square = (*z.shape[:2], side, side, z.shape[-1])
+                return z[:, :, class_tokens:].reshape(square)
+    return None
+
+
+def _pooling(n: int, cells: int) -> np.ndarray:
+    """Average pooling of n positions to cells as a matrix (cells, n).
+
+    A position on the border of two cells counts in both by its shares.
+
+    >>> _pooling(6, 4)[0].tolist() == [np.float32(2 / 3), np.float32(1 / 3), 0, 0, 0, 0]
+    True
+    """
+    edges, places = np.linspace(0, n, cells + 1), np.arange(n)
+    ends = np.minimum(edges[1:, None], places + 1)
+    inside = np.clip(ends - np.maximum(edges[:-1, None], places), 0, None)
+    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
 
 
 def mean_over_positions(x: jax.Array) -> jax.Array:

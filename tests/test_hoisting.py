@@ -122,7 +122,7 @@ def test_nothing_of_the_weights_is_computed_in_a_step(name, on_a_gpu):
     shape = (1, spec.frames, spec.size, spec.size, 3)
     primed = jax.eval_shape(
         lambda variables: synthesis.prime(
-            model, variables, jnp.zeros(shape), objective.uses
+            model, variables, jnp.zeros(shape), objective
         ),
         model.variables,
     )

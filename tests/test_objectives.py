@@ -21,7 +21,10 @@ VIDEO = RNG.normal(size=(2, 4, 6, 5, 3)).astype(np.float32)
 FEATURE = RNG.normal(size=(2, 5, 3, 3, 7)).astype(np.float32)
 TOKENS = RNG.normal(size=(2, 11, 6)).astype(np.float32)
 PRIMED = {"a": RNG.normal(size=(2, 7)), "b": RNG.normal(size=(2, 6))}
-PRIMED_BY_TIME = {"a": RNG.normal(size=(2, 5, 7)).astype(np.float32)}
+PRIMED_BY_TIME = {
+    cells: {"a": RNG.normal(size=(2, 5, cells**2, 7)).astype(np.float32)}
+    for cells in (1, 2)
+}
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def context() -> Context:
         taps=tapped,
         primed=Primed(
             {k: jnp.array(v) for k, v in PRIMED.items()},
-            {k: jnp.array(v) for k, v in PRIMED_BY_TIME.items()},
+            PRIMED_BY_TIME,
         ),
         verifier_taps=tapped,
         verifier_moments=moments,
@@ -85,7 +88,8 @@ def test_priming_is_the_mean_jaccard_distance_of_all_taps(context):
 
 
 def test_priming_per_step_compares_each_moment(context):
-    expected = distance(FEATURE.mean((2, 3)), PRIMED_BY_TIME["a"]).mean(1)
+    primed = PRIMED_BY_TIME[1]["a"][:, :, 0]
+    expected = distance(FEATURE.mean((2, 3)), primed).mean(1)
     term = objectives.priming(per_step=True)
     np.testing.assert_allclose(value(term, context), expected, rtol=1e-5)
     # in another order of the frames it is another loss; the mean over all is not
@@ -97,6 +101,36 @@ def test_priming_per_step_compares_each_moment(context):
     timeless = dataclasses.replace(context, taps={"b": context.taps["b"]})
     with pytest.raises(UserError, match="priming_per_step: no tap"):
         term.terms[0][1].loss(timeless)
+
+
+def test_priming_by_cells_compares_what_is_where(context):
+    term = objectives.priming(per_step=True, cells=2)
+    # the middle of three rows and columns belongs to both cells, by halves
+    halves = np.array([[1, 0.5, 0], [0, 0.5, 1]]) / 1.5
+    cells = np.einsum("ph,qw,bthwc->btpqc", halves, halves, FEATURE)
+    expected = distance(cells.reshape(2, 5, 4, 7), PRIMED_BY_TIME[2]["a"])
+    np.testing.assert_allclose(value(term, context), expected.mean((1, 2)), rtol=1e-4)
+    # mirrored it is another loss; means over whole frames are not
+    mirrored = Tap("a", jnp.array(FEATURE[:, :, :, ::-1]), 1)
+    turned = dataclasses.replace(context, taps={"a": mirrored})
+    before = dataclasses.replace(context, taps={"a": context.taps["a"]})
+    assert np.abs(value(term, turned) - value(term, before)).max() > 0.01
+    whole = objectives.priming(per_step=True)
+    np.testing.assert_allclose(value(whole, turned), value(whole, before), rtol=1e-5)
+    with pytest.raises(UserError, match="cells=2: .*per_step"):
+        objectives.priming(cells=2)
+
+
+@pytest.mark.parametrize("class_tokens", [0, 1])
+def test_cells_of_tokens_leave_the_class_token_out(class_tokens):
+    grid = RNG.normal(size=(2, 3, 4, 4, 5)).astype(np.float32)
+    tokens = grid.reshape(2, 3, 16, 5)
+    classes = np.full((2, 3, class_tokens, 5), 100, np.float32)
+    tap = Tap("t", jnp.concatenate([classes, tokens], 2), 1)
+    expected = grid.reshape(2, 3, 2, 2, 2, 2, 5).mean((3, 5)).reshape(2, 3, 4, 5)
+    np.testing.assert_allclose(tap.mean_by_time(2), expected, rtol=1e-4)
+    no_grid = Tap("t", jnp.array(tokens[:, :, :7]), 1)
+    assert no_grid.mean_by_time(2).shape == (2, 3, 1, 5)
 
 
 def test_jaccard_distance_is_bounded_and_zero_only_for_equal_vectors():
@@ -200,6 +234,7 @@ ALL_TERMS = {
     "class_logit": objectives.class_logit(),
     "priming": objectives.priming(),
     "priming_per_step": objectives.priming(per_step=True),
+    "priming_by_cells": objectives.priming(per_step=True, cells=2),
     "coherence": objectives.coherence(),
     "diversity": objectives.diversity(),
     "l2": objectives.l2(),
@@ -213,7 +248,7 @@ ALL_TERMS = {
 def test_each_term_descends_in_every_video(name, tiny, verifier, stimuli):
     """Five steps against the gradient lower the term (Lucid's test of a gradient)."""
     objective = ALL_TERMS[name]
-    primed = prime(tiny, tiny.variables, stimuli[:2], objective.uses)
+    primed = prime(tiny, tiny.variables, stimuli[:2], objective)
     moments = taps.target_moments(verifier)
 
     def loss(video):
@@ -224,7 +259,8 @@ def test_each_term_descends_in_every_video(name, tiny, verifier, stimuli):
         context = Context(
             video, logits, jnp.array([1, 3]), tapped, primed, verified, moments
         )
-        values = objective.values(context)[name]
+        ((_, term),) = objective.terms
+        values = objective.values(context)[term.name]
         return values.sum(), values
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
