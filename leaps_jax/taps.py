@@ -142,7 +142,7 @@ class Tap:
 
 
 def _as_grid(z: jax.Array) -> jax.Array | None:
-    """Positions (b, t, ..., c) as (b, t, h, w, c), without a class token, if they are."""
+    """Positions (b, t, ..., c) as (b, t, h, w, c) without a class token, or None."""
     if z.ndim == 5:
         return z
     if z.ndim == 4:
