@@ -1,7 +1,8 @@
 """The step of this project against the same in PyTorch, one after the other.
 
     python benchmarks/speed.py slow_r50:8 x3d_xs:32
-    python benchmarks/speed.py x3d_xs:1:16:80 --verifier vivit_small --device cpu --steps 5
+    python benchmarks/speed.py x3d_xs:1:16:80 --verifier vivit_small --device cpu
+        --steps 5
 
 Each argument is MODEL:BATCH or MODEL:BATCH:FRAMES:SIZE; the verifier is X3D-XS at
 4 x 182 x 182, or `vivit_small`. A model

@@ -1,7 +1,8 @@
 """The same update step in PyTorch, timed: what `leaps-jax bench` is compared with.
 
     python benchmarks/torch_peer.py slow_r50 eager tuned compile --batch 8
-    python benchmarks/torch_peer.py x3d_xs eager --batch 1 --frames 16 --size 80 --device cpu
+    python benchmarks/torch_peer.py x3d_xs eager --batch 1 --frames 16 --size 80
+        --device cpu
 
 `eager` is how a user of hooks and autocast runs it (float16 on a GPU), `tuned` takes
 bfloat16 and channels-last, `compile` is tuned and compiled. Weights are frozen and

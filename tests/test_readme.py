@@ -68,7 +68,7 @@ def test_the_library_does_not_need_torch():
 SKIPPED = {
     r"^(python3? -m venv|\. |pip install)": "the environment: .ci/run does these",
     r"^python -m pytest": "these tests",
-    r"^python (tests|benchmarks)/": "times and compares; needs a GPU, or torch and minutes",
+    r"^python (tests|benchmarks)/": "times and compares; needs a GPU or torch, minutes",
     r"--coordinator": "two at a time, which wait for each other: test_multihost.py",
     r"^leaps-jax bench": "full-size networks, which test_bench.py does not need",
 }

@@ -3,8 +3,8 @@
 `native` is the definition, and what TPUs run. Elsewhere XLA's 3D convolutions are slow:
 on a GPU it moves channels to the front and back around each of them, and a CPU takes up
 to some hundred times as long for a gradient. So there `convolve` is a 2D convolution,
-whose gradients are written out for CPUs. tests/kernels/test_convolutions.py holds each form
-against its definition.
+whose gradients are written out for CPUs. tests/kernels/test_convolutions.py holds each
+form against its definition.
 """
 
 import functools

@@ -2,8 +2,8 @@
 
 `native` is the definition, and what TPUs run. On a GPU XLA's convolution with a group
 per channel is 8 times as slow as any other form; there it is a Triton kernel, and on a
-CPU a sum of shifted products. tests/kernels/test_convolutions.py holds each form against its
-definition, the kernel interpreted.
+CPU a sum of shifted products. tests/kernels/test_convolutions.py holds each form
+against its definition, the kernel interpreted.
 """
 
 import collections

@@ -2,8 +2,8 @@
 
 `plain` is its definition, and what CPUs and TPUs run. On a GPU pooling in space is a
 kernel that notes where each maximum was, and its gradient another that reads there
-which gradients meet: XLA looks for the maxima again and scatters. tests/kernels/test_pooling.py
-holds them, interpreted, against it.
+which gradients meet: XLA looks for the maxima again and scatters.
+tests/kernels/test_pooling.py holds them, interpreted, against it.
 """
 
 import functools
