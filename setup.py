@@ -46,7 +46,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # checkpoints/ is installed inside the package, where `loading` finds it
+    # checkpoints/ is installed inside the package, where `zoo.load` finds it
     packages=[*find_packages(include=["leaps_jax", "leaps_jax.*"]), SHIPPED],
     package_dir={SHIPPED: "checkpoints"},
     package_data={"leaps_jax": ["*.txt", "py.typed"], SHIPPED: ["*@*/**"]},
@@ -63,7 +63,7 @@ setup(
         "rich>=13",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["leaps-jax = leaps_jax.cli:main"]},
+    entry_points={"console_scripts": ["leaps-jax = leaps_jax.cli.commands:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

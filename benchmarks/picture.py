@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from leaps_jax import contact_sheet, render
-from leaps_jax.stimuli import FPS
+from leaps_jax.data.stimuli import FPS
+from leaps_jax.runs import contact_sheet, render
 
 
 def main() -> None:

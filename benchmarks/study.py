@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 
 import leaps_jax as lj
-from leaps_jax import contact_sheet, evaluation, objectives
+from leaps_jax import evaluation, objectives
 from leaps_jax.actions import motions
 from leaps_jax.evaluation import metrics
+from leaps_jax.runs import contact_sheet
 
 CLASSES = motions.CLASSES
 PARTNERS = {"reversed": motions.REVERSED, "mirrored": motions.MIRRORED}

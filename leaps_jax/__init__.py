@@ -18,14 +18,14 @@ if "xla_gpu_enable_triton_gemm" not in _os.environ.get("XLA_FLAGS", ""):
 
 from leaps_jax import evaluation, objectives, parametrizations, transforms  # noqa: E402
 from leaps_jax.config import Config, ModelSpec, preset  # noqa: E402
+from leaps_jax.data.stimuli import load_stimuli  # noqa: E402
 from leaps_jax.errors import UserError  # noqa: E402
-from leaps_jax.loading import convert, load_model  # noqa: E402
 from leaps_jax.parametrizations import Parametrization  # noqa: E402
-from leaps_jax.programs import Programs  # noqa: E402
-from leaps_jax.stimuli import load_stimuli  # noqa: E402
+from leaps_jax.runtime.executable_cache import Programs  # noqa: E402
 from leaps_jax.synthesis import Result, synthesize  # noqa: E402
 from leaps_jax.taps import Model, estimate_moments, features, predict  # noqa: E402
-from leaps_jax.zoo import names as list_models  # noqa: E402
+from leaps_jax.zoo.build import names as list_models  # noqa: E402
+from leaps_jax.zoo.load import convert, load_model  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from leaps_jax.cli import main
+from leaps_jax.cli.commands import main
 
 sys.exit(main())

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from leaps_jax import costs, synthesis
+from leaps_jax import synthesis
 from leaps_jax.config import Config, preset
-from leaps_jax.programs import compile_for
+from leaps_jax.runtime.executable_cache import compile_for
 from leaps_jax.taps import Model
+from leaps_jax.zoo import costs
 
 #: The step of A. Stergiou and N. Deligiannis (ICCV 2023): noise in pixels, a cyclic
 #: shift, means as priming.
@@ -135,7 +136,7 @@ def place(
 ) -> tuple[synthesis.Engine, synthesis.State, synthesis.Batch]:
     """The synthesis that is timed, on all devices; see `measure` for the arguments.
 
-    With pixels it is the step as published, which `tests/torch_peer.py` does, too;
+    With pixels it is the step as published, which `benchmarks/torch_peer.py` does, too;
     with another parametrization that of its preset.
     """
     published = PUBLISHED if parametrization == "pixels" else {}

@@ -72,8 +72,15 @@ class ModelSpec:
         raise UserError(f"label={text!r}: not a class of {self.name}; {hint}")
 
 
-_AT_LEAST_ONE = ("steps", "steps_per_call", "octaves", "octave_scale", "views")
-_AT_LEAST_ONE += ("priming_cells",)
+#: Fields of `Config` that must be at least 1.
+_AT_LEAST_ONE = (
+    "steps",
+    "steps_per_call",
+    "octaves",
+    "octave_scale",
+    "views",
+    "priming_cells",
+)
 #: Fields of `Config` that must not be negative.
 _NOT_NEGATIVE = (
     "learning_rate",

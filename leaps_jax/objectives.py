@@ -23,8 +23,8 @@ import numpy as np
 import optax
 
 from leaps_jax.config import Config
-from leaps_jax.distances import frame_distances
 from leaps_jax.errors import UserError, nearest
+from leaps_jax.kernels.frame_distances import frame_distances
 from leaps_jax.taps import Moments, Tap
 
 

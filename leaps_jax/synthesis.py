@@ -21,14 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from leaps_jax import objectives, parallel, parametrizations, taps
+from leaps_jax import objectives, parametrizations, taps
 from leaps_jax import transforms as transforms_lib
 from leaps_jax import video as video_lib
 from leaps_jax.config import Config, ModelSpec
 from leaps_jax.errors import UserError
 from leaps_jax.objectives import Context, Objective, Primed
 from leaps_jax.parametrizations import Parametrization
-from leaps_jax.programs import Programs, compile_for
+from leaps_jax.runtime import parallel
+from leaps_jax.runtime.executable_cache import Programs, compile_for
 from leaps_jax.taps import Model
 from leaps_jax.transforms import Transform, chain
 

@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 from leaps_jax import video as video_lib
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
-from leaps_jax.programs import remembered
+from leaps_jax.runtime.executable_cache import remembered
 
 Filter = Callable[[nn.Module, str], bool]
 Moments = Mapping[str, tuple[jax.Array, jax.Array]]

@@ -20,11 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from leaps_jax import parallel, taps
+from leaps_jax import taps
 from leaps_jax import video as video_lib
 from leaps_jax.attacks import Attack, attacked, withstands
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
+from leaps_jax.runtime import parallel
 from leaps_jax.taps import Model, Tap
 
 

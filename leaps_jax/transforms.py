@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from leaps_jax.models.generations import kernel_or
+from leaps_jax.kernels.dispatch import kernel_or
 
 Transform = Callable[[jax.Array, jax.Array], jax.Array]
 

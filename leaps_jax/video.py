@@ -12,7 +12,7 @@ import numpy as np
 
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
-from leaps_jax.resizing import resize
+from leaps_jax.kernels.resize import resize
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 

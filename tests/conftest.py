@@ -9,7 +9,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from leaps_jax import Model, ModelSpec
-from leaps_jax.models import attention, generations, layers, windows
+from leaps_jax.kernels import attention, dispatch, window_attention
+from leaps_jax.models import layers
 
 jax.config.update("jax_default_matmul_precision", "highest")
 
@@ -51,8 +52,10 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "HALF", (jnp.float32, jnp.bfloat16))
-    monkeypatch.setattr(windows, "_exp2", jnp.exp2)  # for which that has assembly
-    monkeypatch.setattr(generations, "generation", lambda: 8.0)
+    monkeypatch.setattr(
+        window_attention, "_exp2", jnp.exp2
+    )  # for which that has assembly
+    monkeypatch.setattr(dispatch, "generation", lambda: 8.0)
     yield
     jax.clear_caches()
 

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from golden import rule
 
-from leaps_jax import loading, taps
-from leaps_jax.conversion import namings, rules
+from leaps_jax import taps
+from leaps_jax.zoo import load as loading
+from leaps_jax.zoo.conversion import namings, rules
 
 GOLDEN = Path(__file__).parent / "golden"
 

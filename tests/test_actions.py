@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leaps_jax import contact_sheet, stimuli
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.actions.motions import CLASSES, JOINTS
-from leaps_jax.cli import main
+from leaps_jax.cli.commands import main
 from leaps_jax.config import ModelSpec
+from leaps_jax.data import stimuli
+from leaps_jax.runs import contact_sheet
 
 FEET = [JOINTS.index(f"{s} {p}") for s in ("left", "right") for p in ("ankle", "toe")]
 SOLES = np.array([0.07, 0.04, 0.07, 0.04])  # radii of FEET

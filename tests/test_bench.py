@@ -5,7 +5,10 @@ import json
 import jax
 import pytest
 
-from leaps_jax import bench, cli, costs, zoo
+from leaps_jax import bench
+from leaps_jax.cli import commands as cli
+from leaps_jax.zoo import build as zoo
+from leaps_jax.zoo import costs
 
 
 @pytest.fixture(scope="module")

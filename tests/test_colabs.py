@@ -8,8 +8,9 @@ import nbclient
 import nbformat
 import pytest
 
-from leaps_jax import list_models, loading
+from leaps_jax import list_models
 from leaps_jax.actions import motions
+from leaps_jax.zoo import load as loading
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "colabs" / "quickstart.ipynb"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import rich.console
 
-from leaps_jax import Model, ModelSpec, UserError, comparison, evaluation
+from leaps_jax import Model, ModelSpec, UserError, evaluation
 from leaps_jax.actions import motions
+from leaps_jax.evaluation import comparison, metrics, motion, page, tables
 from leaps_jax.evaluation import judges as judging
-from leaps_jax.evaluation import metrics, motion, page, tables
 
 LEFT, RIGHT = "walking left", "walking right"
 KNOWN = (LEFT, "boxing", RIGHT, "running left", "bend", "jack")

@@ -18,9 +18,10 @@ import pytest
 from golden import rule
 from parity import NETWORKS, apply, filled, keys_and_shapes, weights
 
-from leaps_jax import loading, zoo
-from leaps_jax.conversion import namings, rules, sources
 from leaps_jax.errors import UserError
+from leaps_jax.zoo import build as zoo
+from leaps_jax.zoo import load as loading
+from leaps_jax.zoo.conversion import namings, rules, sources
 
 MVITS = [name for name in zoo.names() if "mvit" in name]
 

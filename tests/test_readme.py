@@ -13,7 +13,8 @@ import numpy as np
 import published
 import pytest
 
-from leaps_jax import Config, cli, training
+from leaps_jax import Config, training
+from leaps_jax.cli import commands as cli
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -67,8 +68,8 @@ def test_the_library_does_not_need_torch():
 SKIPPED = {
     r"^(python3? -m venv|\. |pip install)": "the environment: .ci/run does these",
     r"^python -m pytest": "these tests",
-    r"^python tests/": "times and compares; needs a GPU, or torch and minutes",
-    r"--coordinator": "two at a time, which wait for each other: test_processes.py",
+    r"^python (tests|benchmarks)/": "times and compares; needs a GPU or torch, minutes",
+    r"--coordinator": "two at a time, which wait for each other: test_multihost.py",
     r"^leaps-jax bench": "full-size networks, which test_bench.py does not need",
 }
 #: Commands of the heavy test alone.

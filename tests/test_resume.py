@@ -13,8 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from leaps_jax import Config, UserError, checkpoints, objectives, runs, synthesis
+from leaps_jax import Config, UserError, objectives, synthesis
+from leaps_jax.runs import folder as runs
 from leaps_jax.synthesis import prepare
+from leaps_jax.zoo import checkpoints
 
 TESTS = Path(__file__).parent
 
@@ -23,7 +25,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from conftest import make_tiny
-from leaps_jax import Config, runs
+from leaps_jax import Config
+from leaps_jax.runs import folder as runs
 from leaps_jax.synthesis import prepare
 
 tiny = make_tiny(0)

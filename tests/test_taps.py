@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leaps_jax import Model, ModelSpec, UserError, estimate_moments, features, taps, zoo
+from leaps_jax import Model, ModelSpec, UserError, estimate_moments, features, taps
 from leaps_jax.models import layers
+from leaps_jax.zoo import build as zoo
 
 
 def test_taps_are_the_inputs_of_the_norms_in_order(tiny, stimuli):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import TinyNet
 
-from leaps_jax import Config, objectives, parallel, synthesis
+from leaps_jax import Config, objectives, synthesis
 from leaps_jax import video as video_lib
+from leaps_jax.runtime import parallel
 from leaps_jax.synthesis import Batch, Frozen
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from leaps_jax import stimuli
 from leaps_jax.actions import gallery, motions
+from leaps_jax.data import stimuli
 from leaps_jax.errors import UserError
 
 CLIPS = 100  # of a class to train on

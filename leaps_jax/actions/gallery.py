@@ -18,10 +18,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from leaps_jax import checkpoints, contact_sheet, render
 from leaps_jax.actions import motions, scenes
+from leaps_jax.data.stimuli import FPS
 from leaps_jax.errors import UserError
-from leaps_jax.stimuli import FPS
+from leaps_jax.runs import contact_sheet, render
+from leaps_jax.zoo import checkpoints
 
 COLLECTIONS = ("files", "train", "test")
 _PLAYED = 3  # times that the sheet's video repeats, since a clip lasts a second

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from leaps_jax.models import convolutions, depthwise
-from leaps_jax.models.activation import gelu
-from leaps_jax.models.attention import attend
-from leaps_jax.models.convolutions import Size3
-from leaps_jax.models.normalization import (
+from leaps_jax.kernels import convolutions, depthwise
+from leaps_jax.kernels.attention import attend
+from leaps_jax.kernels.convolutions import Size3
+from leaps_jax.kernels.gelu import gelu
+from leaps_jax.kernels.normalization import (
     Then,
     layer_norm,
     observed_batch_norm,

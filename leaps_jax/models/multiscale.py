@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax.models.attention import attend
+from leaps_jax.kernels.attention import attend
 from leaps_jax.models.layers import (
     Conv,
     DepthwiseConv,

@@ -24,6 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from leaps_jax.kernels.pooling import max_pool
 from leaps_jax.models.layers import (
     LayerNorm,
     Mlp,
@@ -40,7 +41,6 @@ from leaps_jax.models.multiscale import (
     patch_grid,
     pooled,
 )
-from leaps_jax.models.pooling import max_pool
 
 
 class Block(nn.Module):

@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from leaps_jax.kernels.pooling import max_pool
 from leaps_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -31,7 +32,6 @@ from leaps_jax.models.layers import (
     sliding_average,
     unchanged,
 )
-from leaps_jax.models.pooling import max_pool
 
 Middle = Literal["space", "time-space", "channel-wise"]
 

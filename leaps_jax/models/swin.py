@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from leaps_jax.kernels.window_attention import attend
 from leaps_jax.models.layers import (
     LayerNorm,
     Mlp,
@@ -32,7 +33,6 @@ from leaps_jax.models.layers import (
     truncated_normal,
     xavier_uniform,
 )
-from leaps_jax.models.windows import attend
 
 norm = functools.partial(LayerNorm, epsilon=1e-5, time_axis=1)
 

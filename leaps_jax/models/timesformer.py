@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax.models.attention import attend_over_time, fill_tokens
+from leaps_jax.kernels.attention import attend_over_time, fill_tokens
 from leaps_jax.models.layers import (
     Attention,
     ConvStem,

@@ -26,7 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from leaps_jax.models.attention import fill_tokens
+from leaps_jax.kernels.attention import fill_tokens
 from leaps_jax.models.layers import (
     Attention,
     DepthwiseConv,

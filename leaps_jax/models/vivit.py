@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from leaps_jax.models.attention import attend, fill_tokens
+from leaps_jax.kernels.attention import attend, fill_tokens
 from leaps_jax.models.layers import (
     ConvStem,
     LayerNorm,

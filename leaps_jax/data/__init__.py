@@ -1,0 +1,1 @@
+"""Clips that come in: files, folders, class trees, data sets and renderings."""

@@ -1,0 +1,1 @@
+"""One operation a module, in the form that each machine runs fast; JAX alone."""

@@ -1,0 +1,270 @@
+"""Attention, in the form that each machine runs fast.
+
+`attend` is its definition on CPUs and TPUs. On a GPU in half precision it is cuDNN's,
+which never has the scores in memory, and a kernel of its own for the few time steps of
+a video. tests/kernels/test_attention.py holds each form against the definition.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from leaps_jax.kernels import dispatch
+
+LookedUp = tuple[jax.Array, jax.Array | np.ndarray]
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    looked_up: LookedUp | None = None,
+    length: int | None = None,
+) -> jax.Array:
+    """Attention, with its softmax in float32.
+
+    Args:
+      q: (..., n, heads, d).
+      k: (..., m, heads, d).
+      v: likewise.
+      looked_up: what queries add to the score of a key by a property of the key, its
+        place say: the values for each property (..., n, heads, e), and which of them
+        a key has (..., m, e), zeros and ones.
+      length: how many keys, the first, are real; all if None.
+
+    Returns:
+      (..., n, heads, d).
+    """
+    length = k.shape[-3] if length is None else length
+    if _cudnn_takes(q, looked_up):
+        return _attend_by_cudnn(q, k, v, looked_up, length)
+    return products(q, k, v, None, looked_up, length)
+
+
+def attend_over_time(qkv: jax.Array) -> jax.Array:
+    """`attend` among the tokens of one place, those of all times.
+
+    Args:
+      qkv: (..., t, n, 3, heads, d): queries, keys and values, which came of one product
+        and are not cut apart for a kernel.
+
+    Returns:
+      (..., t, n, heads, d).
+    """
+
+    def by_place(qkv: jax.Array) -> jax.Array:
+        q, k, v = jnp.moveaxis(qkv.swapaxes(-5, -4), -3, 0)
+        return attend(q, k, v).swapaxes(-4, -3)
+
+    t, d = qkv.shape[-5], qkv.shape[-1]
+    if t > _FEW or d < 16 or d != pl.next_power_of_2(d):
+        return by_place(qkv)
+    form = dispatch.kernel_or(by_place, kernel=_attend_over_time_in_one_kernel)
+    return jax.lax.platform_dependent(qkv, cuda=form, default=by_place)
+
+
+def fill_tokens(x: jax.Array, dtype: Any) -> jax.Array:
+    """Zeros after the tokens of (..., n, c), to a length that needs no copies later.
+
+    cuDNN wants even lengths, and XLA fills the rows of every matrix product up to a
+    multiple of 8.
+    """
+    if not _cudnn_takes(jnp.zeros(0, dtype), None):
+        return x
+    return jnp.pad(x, [*[(0, 0)] * (x.ndim - 2), (0, -x.shape[-2] % 8), (0, 0)])
+
+
+def products(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array | None = None,
+    looked_up: LookedUp | None = None,
+    length: int | None = None,
+) -> jax.Array:
+    """`attend` by its definition, with a bias (heads, n, m) of scores besides."""
+    q = q * q.shape[-1] ** -0.5
+    scores = jnp.einsum(
+        "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
+    )
+    if bias is not None:
+        scores += bias
+    if looked_up is not None:
+        scores += look_up(*looked_up)
+    if length is not None and length < k.shape[-3]:
+        scores = jnp.where(np.arange(k.shape[-3]) < length, scores, -jnp.inf)
+    weights = nn.softmax(scores).astype(v.dtype)
+    return jnp.einsum("...hnm,...mhd->...nhd", weights, v)
+
+
+@jax.jit
+def look_up(values: jax.Array, properties: jax.Array | np.ndarray) -> jax.Array:
+    """A look-up (..., heads, n, m), written as a product with zeros and ones."""
+    properties = properties.astype(values.dtype)
+    return jnp.einsum("...nhe,...me->...hnm", values, properties)
+
+
+_FEW = 16  # times of one place
+# Of one program: those of 4 places at 8 times. With 128 its gradient in full float32
+# takes Triton minutes to compile.
+_TOKENS = 32
+_WARPS = 1
+
+
+@jax.custom_vjp
+def _attend_over_time_in_one_kernel(qkv: jax.Array) -> jax.Array:
+    """Of several places in one matrix product, those of other places masked."""
+    return _by_tokens(_over_time, 1, qkv)[..., 0, :, :]
+
+
+def _over_time(together, q, k, v):
+    weights = _weights_over_time(together, q, k)
+    return (_product(weights.astype(v.dtype), v, (1, 0)),)
+
+
+def _over_time_gradient(together, q, k, v, gradient):
+    weights = _weights_over_time(together, q, k)
+    of_weights = _product(gradient, v, (1, 1))
+    mean = (weights * of_weights).sum(1, keepdims=True)
+    of_scores = weights * (of_weights - mean) * q.shape[1] ** -0.5
+    of_scores, weights = of_scores.astype(q.dtype), weights.astype(q.dtype)
+    return (
+        _product(of_scores, k, (1, 0)),
+        _product(of_scores, q, (0, 0)),
+        _product(weights, gradient, (0, 0)),
+    )
+
+
+def _product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
+    axes = ((over[:1], over[1:]), ((), ()))
+    return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
+
+
+def _weights_over_time(together, q, k):
+    scores = _product(q, k, (1, 1)) * q.shape[1] ** -0.5
+    scores = jnp.where(together, scores, -1e30)  # exponentials of it are 0
+    weights = jnp.exp(scores - scores.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True)
+
+
+_attend_over_time_in_one_kernel.defvjp(
+    lambda qkv: (_attend_over_time_in_one_kernel(qkv), qkv),
+    lambda qkv, gradient: (
+        _by_tokens(_over_time_gradient, 3, qkv, gradient[..., None, :, :]),
+    ),
+)
+
+
+def _by_tokens(
+    function: Callable[..., tuple[jax.Array, ...]], parts: int, *arrays: jax.Array
+) -> jax.Array:
+    """A function of tokens (n, d), those of (..., t, n, parts, heads, d).
+
+    It sees those of some places at all times, of one head each. It is called with which
+    tokens (n, n) are of one place and one head, and with every part of every array;
+    what it returns are parts of the result.
+    """
+    *leading, t, n, _, heads, d = arrays[0].shape
+    per_place = pl.next_power_of_2(t)
+    places = _TOKENS // per_place
+
+    def kernel(*refs):
+        token = jnp.arange(places * per_place)
+        time = jax.lax.div(token, places)
+        place = pl.program_id(0) * places + jax.lax.rem(token, places)
+        real = (time < t) & (place < n * heads)
+        together = (place[:, None] == place[None]) & (time < t)[None]
+        number = (pl.program_id(1) * t + time) * n + jax.lax.div(place, heads)
+
+        def elements(part: int, parts: int) -> jax.Array:
+            row = (number * parts + part) * heads + jax.lax.rem(place, heads)
+            return row[:, None] * d + jnp.arange(d)[None]
+
+        *inputs, result = refs
+        tiles = [
+            triton.load(ref.at[elements(part, of)], mask=real[:, None], other=0.0)
+            for ref, of in zip(inputs, counts, strict=True)
+            for part in range(of)
+        ]
+        for part, tile in enumerate(function(together, *tiles)):
+            tile = tile.astype(result.dtype)
+            triton.store(result.at[elements(part, parts)], tile, mask=real[:, None])
+
+    counts = [array.shape[-3] for array in arrays]
+    shape = (*leading, t, n, parts, heads, d)
+    y = pl.pallas_call(
+        kernel,
+        grid=(pl.cdiv(n * heads, places), math.prod(leading)),
+        out_shape=jax.ShapeDtypeStruct((math.prod(shape),), arrays[0].dtype),
+        compiler_params=triton.CompilerParams(num_warps=_WARPS),
+        name=function.__name__.strip("_"),
+    )(*(x.reshape(-1) for x in arrays))
+    return y.reshape(shape)
+
+
+HALF = (jnp.bfloat16, jnp.float16)
+
+
+def _cudnn_takes(q: jax.Array, looked_up: LookedUp | None) -> bool:
+    # decided while tracing: the operation cannot be traced for a machine without it
+    width = q.shape[-1] + (looked_up[1].shape[-1] if looked_up else 0)
+    return q.dtype in HALF and width <= _widest()
+
+
+def _widest() -> int:
+    """Channels of a head that cuDNN takes: more since Hopper."""
+    generation = dispatch.generation()
+    if jax.default_backend() != "gpu" or generation < dispatch.AMPERE:
+        return 0
+    return 256 if generation >= 9 else 128
+
+
+def _attend_by_cudnn(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    looked_up: LookedUp | None,
+    length: int,
+) -> jax.Array:
+    """`attend` without the scores ever in memory.
+
+    What is looked up becomes further channels of queries and keys. cuDNN wants channels
+    of one count, a multiple of 8, and even lengths; what fills them is zero or masked.
+    """
+    n, width = q.shape[-3], v.shape[-1]
+    leading, scale = q.shape[:-3], q.shape[-1] ** -0.5
+    if looked_up is not None:
+        q, scale = q * scale, 1.0  # as a part of what follows
+        values, properties = looked_up
+        values = jnp.broadcast_to(values, (*q.shape[:-1], values.shape[-1]))
+        ones = jnp.asarray(properties, k.dtype)[..., None, :]
+        ones = jnp.broadcast_to(ones, (*k.shape[:-1], ones.shape[-1]))
+        q = jnp.concatenate([q, values.astype(q.dtype)], -1)
+        k = jnp.concatenate([k, ones], -1)
+    channels = -(-q.shape[-1] // 8) * 8
+
+    def filled(x: jax.Array) -> jax.Array:
+        x = x.reshape(math.prod(leading), *x.shape[-3:])
+        margins = (0, x.shape[1] % 2), (0, 0), (0, channels - x.shape[-1])
+        return jnp.pad(x, ((0, 0), *margins))
+
+    q, k, v = filled(q), filled(k), filled(v)
+    lengths = [jnp.full(len(q), x, jnp.int32) for x in (q.shape[1], length)]
+    masked = length < k.shape[1]
+    y = jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        scale=scale,
+        query_seq_lengths=lengths[0] if masked else None,
+        key_value_seq_lengths=lengths[1] if masked else None,
+        implementation="cudnn",
+    )
+    return y[:, :n, :, :width].reshape(*leading, n, -1, width)

@@ -1,0 +1,1 @@
+"""What runs write: their folders and pictures, and large runs from tables."""

@@ -1,0 +1,148 @@
+"""From rows to batches that are ready for the devices, in the background."""
+
+import collections
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from leaps_jax.errors import UserError
+from leaps_jax.runs.jobs.folder import Folder
+from leaps_jax.runs.jobs.groups import OPEN, Group, Groups, Item, Ready
+from leaps_jax.runs.jobs.journal import Journal
+from leaps_jax.runs.jobs.table import Row
+from leaps_jax.runtime import parallel
+
+Items = tuple[Group, list[Item]]  # of one group
+
+
+def undone(
+    rows: Iterable[Row], folder: Folder, journal: Journal
+) -> Iterator[tuple[Row, list[int]]]:
+    """Rows with the copies that they lack."""
+    for row in rows:
+        if folder.is_done(row.number):
+            journal.skip()
+        elif missing := folder.missing(row):
+            yield row, missing
+        else:  # killed after its last part
+            folder.join(row)
+            journal.skip()
+
+
+def decoded(
+    rows: Iterable[tuple[Row, list[int]]], groups: Groups, journal: Journal
+) -> Iterator[Items]:
+    """Rows in order with their stimuli, a few of which are decoded ahead."""
+    waiting: collections.deque[Any] = collections.deque()
+    workers = min(8, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(workers, "decode")
+
+    def oldest() -> Iterator[Items]:
+        row, copies, group, label, future = waiting.popleft()
+        found = []
+        with journal.failing(row, f"stimulus={row.stimulus!r}"):
+            clip = future.result()
+            found = [Item(row, copy, label, clip) for copy in copies]
+        if found:
+            yield group, found
+
+    try:
+        for row, copies in rows:
+            with journal.failing(row, f"model={row.model!r}"):
+                group = groups.of(row)
+                label = group.model.spec.label_index(row.label)
+                if group.primed and not row.stimulus:
+                    method = group.settings.method
+                    raise UserError(
+                        f"stimulus='': missing; --method {method} starts from or is"
+                        " primed by one"
+                    )
+                future = pool.submit(group.decode, row)
+                waiting.append((row, copies, group, label, future))
+            if len(waiting) > 2 * workers:
+                yield from oldest()
+        while waiting:
+            yield from oldest()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def filled(items: Iterable[Items], size: int) -> Iterator[Items]:
+    """Batches, each of one group; only the last of a group can be smaller."""
+    waiting: collections.OrderedDict[Group, list[Item]] = collections.OrderedDict()
+    for group, more in items:
+        if group not in waiting and len(waiting) == OPEN:
+            other, left = waiting.popitem(last=False)
+            if left:
+                yield other, left
+        have = waiting.pop(group, []) + more
+        full = len(have) // size * size
+        for start in range(0, full, size):
+            yield group, have[start : start + size]
+        waiting[group] = have[full:]
+    for group, left in waiting.items():
+        if left:
+            yield group, left
+
+
+def ready(batches: Iterable[Items], size: int, journal: Journal) -> Iterator[Ready]:
+    """Batches whose functions are compiled."""
+    for group, items in batches:
+        try:
+            one = group.ready(items, size)
+        except Exception as error:  # hours of work must not end with one model
+            group.give_up(error, items, journal)
+        else:
+            yield one
+
+
+@contextlib.contextmanager
+def ahead(batches: Iterator[Ready], stop: list[bool]) -> Iterator[Iterator[Ready]]:
+    """Takes batches from an iterator in a thread, one ahead, until `stop`.
+
+    What the thread makes, such as weights of models, stays with the processor. When
+    cuDNN runs an attention for the first time it captures the stream of the GPU; what
+    another thread puts there meanwhile breaks both.
+    """
+    taken: queue.Queue[Any] = queue.Queue(1)
+    over = threading.Event()
+
+    def put(value: Any) -> None:
+        while not over.is_set():
+            with contextlib.suppress(queue.Full):
+                return taken.put(value, timeout=0.1)
+
+    def work() -> None:
+        try:
+            with parallel.on_processor():
+                for one in batches:
+                    put(one)
+                    if over.is_set():
+                        break
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    def given() -> Iterator[Ready]:
+        while not stop:
+            try:
+                one = taken.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if one is None:
+                break
+            if isinstance(one, BaseException):
+                raise one
+            yield one
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        yield given()
+    finally:
+        over.set()
+        thread.join()

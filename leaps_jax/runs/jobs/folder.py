@@ -1,0 +1,229 @@
+"""What a run of jobs writes.
+
+    rows/000/000123.npz   row 123, once all its copies are done: `videos` (copies, t, h,
+                          w, 3) uint8, `labels`, `loss` of each video as it is, `final`
+                          (copies, terms) of the last step and the names `terms`; and
+                          `row`, `model`, `verifier`, `stimulus`, `label`, `seed`
+    parts/000123/         copies of a row that goes through several batches
+    jobs.json             settings, versions, digests of the table and of the weights
+    shard-1-of-1.json     how far it is, and how long the devices were idle
+    failed-1-of-1.jsonl   a line for every row that could not be done, and why
+
+Files appear whole or not at all, and a row is done if its file is there: a run that was
+killed goes on with the others.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leaps_jax.errors import UserError
+from leaps_jax.runs import folder as runs
+from leaps_jax.runs.jobs.table import Row, Shard
+from leaps_jax.zoo import checkpoints
+
+
+class Folder:
+    """The folder of a run, as one shard sees it."""
+
+    def __init__(self, path: Path, shard: Shard, identity: Mapping[str, Any]):
+        self.path, self.shard = path, shard
+        self.suffix = f"{shard.number}-of-{shard.of}"
+        self._identity = dict(identity)
+        self._listed: tuple[int, set[str]] = (-1, set())
+        self._begun: set[int] = set()
+
+    # The run that it holds.
+
+    def open(self, weights: Mapping[str, str]) -> None:
+        """Makes the folder, or raises UserError where it is not of this run."""
+        out = f"out={str(self.path)!r}"
+        if reason := checkpoints.unwritable(self.path):
+            raise UserError(f"{out}: {reason}; choose another folder")
+        if not (self.path / "jobs.json").exists():
+            names = os.listdir(self.path) if self.path.is_dir() else []
+            if self.path.is_file() or any(name[0] != "." for name in names):
+                raise UserError(f"{out}: exists and is no run; choose another folder")
+        try:
+            for name in ("rows", "parts"):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+            self.claim(weights)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        self._begun = {int(n) for n in os.listdir(self.path / "parts") if n.isdecimal()}
+
+    def claim(self, weights: Mapping[str, str]) -> None:
+        """Notes digests of weights, {model: digest}.
+
+        Raises:
+          UserError: the folder is of a run with others, or with other settings.
+        """
+        out, file = f"out={str(self.path)!r}", self.path / "jobs.json"
+        record: dict[str, Any] = {"identity": self._identity, "weights": {}}
+        record["versions"] = runs.versions()
+        with _lock(self.path / ".jobs.lock", wait=True):
+            try:
+                if file.exists():
+                    record = json.loads(file.read_text())
+                held = dict(record["weights"])
+                changed = runs.differences(record["identity"], self._identity)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise UserError(
+                    f"{out}: jobs.json is damaged; choose another"
+                ) from None
+            others = [n for n in weights if held.get(n, weights[n]) != weights[n]]
+            if changed or others:
+                remedy = "" if changed else ", or put these weights back"
+                changed += [f"weights of {_readable(name)}" for name in others]
+                raise UserError(
+                    f"{out}: holds another run (it differs in {', '.join(changed)});"
+                    f" choose another folder{remedy}"
+                )
+            if weights.keys() - held.keys() or not file.exists():
+                record["weights"] = {**held, **weights}
+                text = json.dumps(record, indent=1) + "\n"
+                self._write(file, lambda f: f.write(text.encode()))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps a second process off the shard; a killed one lets go of it."""
+        with _lock(self.path / f".{self.suffix}.lock", wait=False) as free:
+            if not free:
+                raise UserError(
+                    f"out={str(self.path)!r}: another process does shard {self.shard};"
+                    " wait for it"
+                )
+            yield
+
+    # Which rows are done.
+
+    def is_done(self, number: int) -> bool:
+        """Rows are asked in order: one listing for a thousand, not a look at each."""
+        where = self._place(number)
+        if self._listed[0] != number // 1000:
+            names = os.listdir(where.parent) if where.parent.is_dir() else []
+            self._listed = (number // 1000, set(names))
+        if where.name not in self._listed[1]:
+            return False
+        if number in self._begun:
+            self._forget_parts(number)
+        return True
+
+    def missing(self, row: Row) -> list[int]:
+        """The copies of a row that is not done that are still to be made."""
+        if row.number not in self._begun:
+            return list(range(row.copies))
+        have = {c for a, b, _ in self._parts(row.number) for c in range(a, b)}
+        return [copy for copy in range(row.copies) if copy not in have]
+
+    # Writing rows.
+
+    def add(
+        self, row: Row, copies: list[int], arrays: dict[str, Any], terms: list[str]
+    ) -> bool:
+        """Writes copies of a row; returns whether all of it is done."""
+        if len(copies) == row.copies:
+            self._save(row, arrays, terms)
+            return True
+        where = self._parts_of(row.number)
+        where.mkdir(exist_ok=True)
+        breaks = np.flatnonzero(np.diff(copies) > 1) + 1
+        for run in np.split(np.arange(len(copies)), breaks):
+            name = f"{copies[run[0]]:06d}-{copies[run[-1]]:06d}.npz"
+            part = {key: values[run] for key, values in arrays.items()}
+            self._write_arrays(where / name, part | {"terms": terms})
+        if sum(end - start for start, end, _ in self._parts(row.number)) < row.copies:
+            return False
+        self.join(row)
+        return True
+
+    def join(self, row: Row) -> None:
+        """Makes one file of the parts of a row."""
+        parts: list[dict[str, np.ndarray]] = []
+        for _, _, path in self._parts(row.number):
+            with np.load(path) as file:
+                parts.append(dict(file))
+        terms = [part.pop("terms") for part in parts][0].tolist()
+        arrays = {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
+        self._save(row, arrays, terms)
+        self._forget_parts(row.number)
+
+    def _save(self, row: Row, arrays: dict[str, Any], terms: list[str]) -> None:
+        where = self._place(row.number)
+        if where.exists():  # a shard of another n may have done it meanwhile
+            return
+        where.parent.mkdir(exist_ok=True)
+        facts = {"row": row.number, "seed": row.seed, "terms": terms}
+        for name in ("model", "verifier", "stimulus", "label"):
+            facts[name] = _readable(getattr(row, name))
+        self._write_arrays(where, arrays | facts)
+
+    def _place(self, number: int) -> Path:
+        return self.path / "rows" / f"{number // 1000:03d}" / f"{number:06d}.npz"
+
+    def _parts_of(self, number: int) -> Path:
+        return self.path / "parts" / f"{number:06d}"
+
+    def _parts(self, number: int) -> list[tuple[int, int, Path]]:
+        """(first copy, one after the last, path), in order."""
+        found = []
+        for path in sorted(self._parts_of(number).glob("*-*.npz")):
+            first, _, last = path.stem.partition("-")
+            found.append((int(first), int(last) + 1, path))
+        return found
+
+    def _forget_parts(self, number: int) -> None:
+        shutil.rmtree(self._parts_of(number), ignore_errors=True)
+
+    def _write_arrays(self, path: Path, arrays: dict[str, Any]) -> None:
+        self._write(path, lambda file: np.savez(file, **arrays))
+
+    def _write(self, path: Path, write: Callable[[Any], Any]) -> None:
+        """A file that is on the disk whole, or not there."""
+        temporary = path.with_name(f".{path.name}.{self.suffix}")
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The error of a disk that is full, say."""
+    reason = error.strerror or error
+    return UserError(
+        f"out={str(path)!r}: cannot be written ({reason}); make room, or choose another"
+        " folder"
+    )
+
+
+def _readable(text: str) -> str:
+    """Bytes of a path that are no UTF-8 as a question mark."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _lock(path: Path, wait: bool) -> Iterator[bool]:
+    """Yields whether this process has the lock, true where there are no locks."""
+    with path.open("w") as file:
+        free = True
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            free = False
+        except (ImportError, OSError):  # a system or a file system without locks
+            pass
+        yield free

@@ -1,0 +1,147 @@
+"""Rows of one model and verifier, which share weights on the devices and batches."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from leaps_jax import objectives, synthesis, taps
+from leaps_jax.data import stimuli
+from leaps_jax.errors import UserError
+from leaps_jax.runs.jobs.folder import Folder
+from leaps_jax.runs.jobs.journal import Journal, in_a_line
+from leaps_jax.runs.jobs.settings import Settings
+from leaps_jax.runs.jobs.table import Row
+from leaps_jax.runtime.executable_cache import Programs
+from leaps_jax.taps import Model
+from leaps_jax.zoo import load as loading
+
+OPEN = 4  # groups in memory at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One video: a copy of a row."""
+
+    row: Row
+    copy: int
+    label: int
+    stimulus: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A batch on the host, whose functions are compiled; `start` places it."""
+
+    group: "Group"
+    items: list[Item]
+    start: Callable[[], tuple[synthesis.State, synthesis.Batch]]
+
+
+class Groups:
+    """The groups of a run, of which those of the last rows stay in memory."""
+
+    def __init__(
+        self, settings: Settings, folder: Folder, programs: Programs | None = None
+    ):
+        self._settings, self._folder, self._programs = settings, folder, programs
+        self._open: collections.OrderedDict[tuple[str, str], Group | UserError]
+        self._open = collections.OrderedDict()
+
+    def of(self, row: Row) -> "Group":
+        """Raises UserError where the model or the verifier is of no use."""
+        key = (row.model, row.verifier)
+        if key not in self._open:
+            self._open[key] = self._made(row)
+            if len(self._open) > OPEN:
+                self._open.popitem(last=False)
+        self._open.move_to_end(key)
+        group = self._open[key]
+        if isinstance(group, UserError) or group.broken:
+            raise UserError(str(getattr(group, "broken", group)))
+        return group
+
+    def _made(self, row: Row) -> "Group | UserError":
+        try:
+            group = Group(row, self._settings, self._programs)
+            names = [row.model] + ([row.verifier] if group.verifier else [])
+            # after they were read: the folder knows which ones they must be
+            self._folder.claim({name: loading.fingerprint(name) for name in names})
+            return group
+        except UserError as error:
+            return error
+        except Exception as error:  # hours of work must not end with one model
+            return UserError(f"model={row.model!r}: {in_a_line(error)}")
+
+
+class Group:
+    """A model and a verifier."""
+
+    def __init__(self, row: Row, settings: Settings, programs: Programs | None = None):
+        load = functools.partial(
+            loading.load_model, dtype=settings.dtype, remat=settings.remat
+        )
+        model = load(row.model)
+        spec = dataclasses.replace(model.spec, **settings.clip())
+        self.model = dataclasses.replace(model, spec=spec)
+        synthesis.check_input(self.model)
+        self.settings, config = settings, settings.config
+        self.programs = programs
+        self.objective = objectives.METHODS[settings.method](config)
+        self.verifier: Model | None = None
+        if row.verifier and "verifier" in self.objective.uses:
+            self.verifier = load(row.verifier, argument="verifier")
+            try:
+                taps.target_moments(self.verifier)
+            except UserError:
+                raise UserError(
+                    f"verifier={row.verifier!r}: has no batch norm and no stored"
+                    " statistics; store some with `convert --moments DIR`"
+                ) from None
+        elif "verifier" in self.objective.uses:
+            self.objective = self.objective.without("diversity")
+        self.primed = self.objective.primed or config.init == "stimulus"
+        self.broken = ""
+
+    def decode(self, row: Row) -> np.ndarray | None:
+        """The stimulus (t, h, w, 3) of a row, None where none is needed."""
+        if not self.primed:
+            return None
+        return stimuli.load_stimulus(
+            row.stimulus,
+            self.model.spec,
+            short=self.settings.short,
+            data_dir=self.settings.data_dir,
+        )
+
+    @functools.cached_property
+    def engine(self) -> synthesis.Engine:
+        setup = synthesis.make_setup(
+            self.model, self.verifier, self.objective, self.settings.config
+        )
+        return synthesis.Engine(setup, jax.local_devices(), self.programs)
+
+    def ready(self, items: list[Item], size: int) -> Ready:
+        """Fills a batch up to its size with copies of weight 0."""
+        index = np.minimum(np.arange(size), len(items) - 1)
+        of = [items[i] for i in index]
+        pixels = [i.stimulus for i in of if i.stimulus is not None]
+        self.engine.compile(size)
+        start = functools.partial(
+            self.engine.start,
+            np.array([i.label for i in of], np.int32),
+            np.arange(size) < len(items),
+            np.stack(pixels) if pixels else None,
+            seed=np.array([i.row.seed for i in of], np.uint32),
+            index=np.array([i.copy for i in of]),
+        )
+        return Ready(self, items, start)
+
+    def give_up(self, error: Exception, items: list[Item], journal: Journal) -> None:
+        """No row of a model that does not fit the devices, say, is tried again."""
+        self.broken = f"model={self.model.spec.name}: {in_a_line(error)}"
+        for item in items:
+            journal.fail(item.row.number, item.row.line, self.broken)

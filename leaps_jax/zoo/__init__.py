@@ -1,0 +1,1 @@
+"""The models by name: their table, how they are built, loaded, stored and converted."""

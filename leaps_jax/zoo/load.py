@@ -1,0 +1,405 @@
+"""Models by reference: a name of the zoo and weights from somewhere.
+
+>>> model = load_model("x3d_xs@X3D_XS.pyth")                      # doctest: +SKIP
+>>> save(model, "x3d_xs_kinetics")                                # doctest: +SKIP
+>>> model = load_model("x3d_xs@x3d_xs_kinetics")                  # doctest: +SKIP
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from leaps_jax.config import ModelSpec
+from leaps_jax.errors import UserError, nearest
+from leaps_jax.taps import Model, Moments
+from leaps_jax.zoo import build as zoo
+from leaps_jax.zoo import checkpoints
+from leaps_jax.zoo.conversion import namings, rules, sources
+
+# `<model>@<weights>` folders: of an installed package, and of a checkout.
+_PACKAGE = Path(__file__).resolve().parent.parent
+SHIPPED = (_PACKAGE / "shipped", _PACKAGE.parent / "checkpoints")
+
+
+def convert(
+    name: str | None,
+    source: str | os.PathLike[str] | Mapping[str, np.ndarray],
+    *,
+    moments: Moments | None = None,
+) -> Model:
+    """A model with published weights.
+
+    Args:
+      name: of the zoo; None for the only model with weights of such names and shapes.
+      source: a file or folder that `conversion.sources.read` accepts, or its tensors.
+      moments: per tap the mean and variance per channel over natural clips, to verify
+        with a model that has no batch norm.
+
+    Returns:
+      The model, in float32. With 400 outputs its classes are those of Kinetics-400,
+      else "class 0", "class 1" and so on.
+
+    Raises:
+      UserError: the file cannot be read or is of another model, or of several where no
+        name is given.
+
+    >>> convert("slow_r50", "SLOW_8x8_R50.pyth").spec.frames      # doctest: +SKIP
+    8
+    """
+    if name is not None:
+        zoo.entry(name)
+    if isinstance(source, Mapping):
+        origin, tensors = "tensors", source
+    else:
+        origin, tensors = os.fspath(source), sources.read(source)
+    try:
+        name = _identified(tensors) if name is None else name
+        naming = namings.recognise(name, tensors)
+        module, spec, variables = _converted(name, tensors, naming)
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
+    spec = dataclasses.replace(
+        spec, licence=zoo.entry(name).licence, source=f"{origin} ({naming.name})"
+    )
+    return Model(module, variables, spec, moments=moments)
+
+
+def _identified(tensors: Mapping[str, np.ndarray]) -> str:
+    candidates = namings.candidates(tensors)
+    fitting = [name for name, naming in candidates if _fits(name, tensors, naming)]
+    if len(fitting) > 1:
+        raise UserError(
+            f"these can be weights of {' or '.join(fitting)}, which differ in no name"
+            " or shape; say which by its name"
+        )
+    # where none fits, converting to the first says what does not
+    return (fitting or [candidates[0][0]])[0]
+
+
+def _converted(
+    name: str, tensors: Mapping[str, np.ndarray], naming: rules.Naming
+) -> Any:
+    head = rules.head_shape(tensors, naming, "classifier")
+    outputs = head[0] if head else len(zoo.KINETICS_400)
+    classes = tuple(f"class {i}" for i in range(outputs))
+    if outputs == len(zoo.KINETICS_400):
+        classes = zoo.KINETICS_400
+    module, spec = zoo.build(name, classes, **dict(naming.overrides))
+    shapes = zoo.variable_shapes(module)
+    try:
+        return module, spec, rules.convert_tensors(tensors, naming, shapes)
+    except UserError as error:
+        fitting = [
+            n for n in namings.siblings(name, naming) if _fits(n, tensors, naming)
+        ]
+        if not fitting:
+            raise
+        raise UserError(
+            f"these are weights of {' or '.join(fitting)}, not of {name}; {error}"
+        ) from None
+
+
+def _fits(name: str, tensors: Mapping[str, np.ndarray], naming: rules.Naming) -> bool:
+    outputs = rules.head_shape(tensors, naming, "classifier") or (1,)
+    module, _ = zoo.build(name, ("",) * outputs[0], **dict(naming.overrides))
+    try:
+        rules.place(tensors, naming, zoo.variable_shapes(module))
+    except UserError:
+        return False
+    return True
+
+
+def save(
+    model: Model,
+    folder: str | os.PathLike[str],
+    *,
+    extra: Mapping[str, Any] | None = None,
+    half: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a model of the zoo to a folder that `load_model` reads.
+
+    `half` stores parameters in bfloat16, in half of the space.
+
+    Raises:
+      UserError: the model's name is not of the zoo, or the folder exists.
+    """
+    return checkpoints.save_model(
+        folder,
+        model.variables,
+        model.spec,
+        architecture=zoo.architecture(model.spec.name, model.module),
+        moments=model.moments,
+        extra=extra,
+        half=half,
+        overwrite=overwrite,
+    )
+
+
+def load_model(
+    reference: str,
+    *,
+    dtype: Any = None,
+    remat: bool = False,
+    argument: str = "model",
+) -> Model:
+    """The model of a reference `NAME@WEIGHTS`.
+
+    Args:
+      reference: a name of the zoo, and one of: a folder that `save` wrote, a weight
+        file or folder that `convert` accepts, or the name of shipped weights. A plain
+        name means shipped weights, unless it is a file or a folder that `save` wrote:
+        a folder `actions` of clips does not hide `x3d_xs@actions`.
+      dtype: compute type; bfloat16 on a GPU or TPU and float32 on a CPU if None.
+      remat: recompute blocks in the backward pass, to save memory; on CPUs XLA undoes
+        it.
+      argument: the name that errors give to `reference`.
+
+    Raises:
+      UserError: there is no such model, no such weights, or they do not fit.
+
+    >>> load_model("x3d_xs@weights")                              # doctest: +SKIP
+    """
+    try:
+        model = _referenced(reference)
+    except UserError as error:
+        raise UserError(f"{argument}={reference!r}: {error}") from None
+    module = model.module.clone(dtype=compute_type(dtype), remat=remat)
+    return dataclasses.replace(model, module=module)
+
+
+def fingerprint(reference: str) -> str:
+    """A digest of the files behind a reference: other weights have another.
+
+    A copy of the files has the same; weights that were converted anew need not. Files
+    are read at the first call, and then only where they were touched since.
+
+    Raises:
+      UserError: there is no such model, or no such weights.
+
+    >>> fingerprint("x3d_xs@actions")                             # doctest: +SKIP
+    '5f0c...'
+    """
+    _, path = _located(reference)
+    files = [path]
+    if path.is_dir():  # a folder of published weights is flat
+        files = sorted(
+            path.rglob("*") if checkpoints.is_model(path) else path.iterdir()
+        )
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            s = file.stat()
+            touched = (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+            content = _file_digest(file.absolute(), touched)
+            digest.update(os.fsencode(file.relative_to(path)) + b"\0" + content)
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_digest(path: Path, touched: tuple[int, ...]) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _referenced(reference: str) -> Model:
+    name, path = _located(reference)
+    if path.is_dir() and checkpoints.is_model(path):
+        return _saved(name, path)
+    return convert(name, path)
+
+
+def _located(reference: str) -> tuple[str, Path]:
+    name, at, weights = reference.partition("@")
+    if name not in zoo.names():
+        raise UserError(f"{name!r} is not in the zoo; {nearest(name, zoo.names())}")
+    if not weights:
+        given = "no weights given" if not at else "nothing after @"
+        raise UserError(f"{given}; {_help(name)}")
+    path = Path(weights).expanduser()
+    if path.is_file() or checkpoints.is_model(path):
+        return name, path
+    if os.path.basename(weights) == weights and weights in shipped(name):
+        return name, shipped(name)[weights]
+    if not path.exists():
+        _refuse(name, weights)
+    return name, path
+
+
+def initialize(
+    name: str,
+    classes: Sequence[str],
+    *,
+    frames: int | None = None,
+    size: int | None = None,
+    stride: int | None = None,
+    dtype: Any = None,
+    remat: bool = False,
+    seed: int = 0,
+) -> Model:
+    """A model with random weights, to train.
+
+    Args:
+      name: of the zoo.
+      classes: names of the classes, in the order of the logits.
+      frames: of a clip; this and the next two are the zoo's if None.
+      size: of a clip, in pixels.
+      stride: source frames from one frame of a clip to the next.
+      dtype: compute type, as for `load_model`.
+      remat: recompute blocks in the backward pass, to save memory.
+      seed: of the weights.
+
+    Raises:
+      UserError: there is no such model, or it cannot take such clips.
+
+    >>> initialize("x3d_xs_small", ("left", "right")).spec.size    # doctest: +SKIP
+    112
+    """
+    module, spec = zoo.build(
+        name,
+        tuple(classes),
+        frames=frames,
+        size=size,
+        dtype=compute_type(dtype),
+        remat=remat,
+    )
+    if stride is not None:
+        spec = dataclasses.replace(spec, stride=stride)
+    return Model(module, _initialized(module, spec, seed), spec)
+
+
+def _initialized(module: Any, spec: ModelSpec, seed: int) -> Mapping[str, Any]:
+    video = jnp.zeros((1, spec.frames, spec.size, spec.size, 3))
+    try:
+        return jax.jit(module.init)(jax.random.key(seed), video)
+    except ValueError as error:  # the architecture's own words
+        reason = str(error).splitlines()[0]
+        message = f"frames={spec.frames} size={spec.size}: {reason}"
+        raise UserError(message) from None
+
+
+def for_classes(
+    model: Model,
+    classes: Sequence[str],
+    *,
+    frames: int | None = None,
+    size: int | None = None,
+    stride: int | None = None,
+    seed: int = 0,
+) -> Model:
+    """A trained model with a new, random classifier: where fine-tuning starts.
+
+    Every other weight is kept, the classifier too if the classes are the model's own.
+
+    Args:
+      model: of the zoo.
+      classes: names of the new classes.
+      frames: of a clip; this and the next two are the model's own if None.
+      size: of a clip, in pixels.
+      stride: source frames from one frame of a clip to the next.
+      seed: of the new classifier.
+
+    Raises:
+      UserError: the weights do not fit clips of that length or size.
+
+    >>> for_classes(load_model("x3d_xs@actions"), ("run", "walk"))   # doctest: +SKIP
+    """
+    spec = dataclasses.replace(
+        model.spec,
+        classes=tuple(classes),
+        frames=model.spec.frames if frames is None else frames,
+        size=model.spec.size if size is None else size,
+        stride=model.spec.stride if stride is None else stride,
+    )
+    if spec == model.spec:
+        return model
+    module = model.module.clone(
+        num_classes=spec.num_classes, frames=spec.frames, size=spec.size
+    )
+    fresh = _initialized(module, spec, seed)
+    params = dict(model.variables["params"])
+    if spec.classes != model.spec.classes:
+        params["classifier"] = fresh["params"]["classifier"]
+    shapes = [jax.tree.map(jnp.shape, p) for p in (params, fresh["params"])]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"frames={spec.frames} size={spec.size}: these weights are made for"
+            f" {model.spec.frames} frames of {model.spec.size} pixels; leave it out"
+        )
+    variables = dict(model.variables) | {"params": params}
+    return Model(module, variables, spec)
+
+
+def compute_type(dtype: Any) -> Any:
+    """A module's `dtype`: None is float32 there, and the machine's choice here.
+
+    Raises:
+      UserError: no network computes in it.
+    """
+    if dtype is None:
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    known = {"float32": None, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+    try:
+        return known[jnp.dtype(dtype).name]
+    except (TypeError, KeyError):
+        raise UserError(f"dtype={dtype}: must be float32 or bfloat16") from None
+
+
+def shipped(name: str) -> dict[str, Path]:
+    """The weights that come with the package for a model: {weights: folder}."""
+    return {
+        path.name.partition("@")[2]: path
+        for place in reversed(SHIPPED)  # the package's own win
+        if place.is_dir()
+        for path in sorted(place.glob(f"{name}@*"))
+        if checkpoints.is_model(path)
+    }
+
+
+def _refuse(name: str, weights: str) -> NoReturn:
+    known = shipped(name)
+    hint = f"{nearest(weights, known)}; " if known else ""
+    raise UserError(f"{weights}: no such file or folder; {hint}{_help(name)}")
+
+
+def _help(name: str) -> str:
+    known = shipped(name)
+    if known:
+        return f"write {name}@{next(iter(known))}, or {name}@PATH to weights of yours"
+    where = zoo.entry(name).weights
+    if where:
+        return f"write {name}@PATH to a weight file, for example from {where[0]}"
+    return f"write {name}@PATH to a checkpoint (see leaps-jax train)"
+
+
+def _saved(name: str, folder: Path) -> Model:
+    saved = checkpoints.load(folder)
+    built = saved.architecture
+    if built.get("name") != name:
+        raise UserError(
+            f"{folder}: holds weights of {built.get('name')}, not of {name}; write"
+            f" {built.get('name')}@{folder}"
+        )
+    overrides = {k: _tuples(v) for k, v in built.get("overrides", {}).items()}
+    module, _ = zoo.build(
+        name,
+        saved.spec.classes,
+        frames=built["frames"],
+        size=built["size"],
+        **overrides,
+    )
+    checkpoints.check_fits(folder, saved.variables, zoo.variable_shapes(module))
+    return Model(module, saved.variables, saved.spec, moments=saved.moments)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON made lists of tuples; a module's fields must be hashable."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,438 @@
+"""Compiled steps come back from disk: the same bits without a trace, or not at all."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pickle
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from leaps_jax import Config, Model, objectives, synthesis, taps
+from leaps_jax.models import layers
+from leaps_jax.runs import jobs
+from leaps_jax.runtime import executable_cache, parallel
+from leaps_jax.runtime.executable_cache import Programs, described
+from leaps_jax.zoo import build as zoo
+from leaps_jax.zoo import load as loading
+
+CLASSES = ("bend", "jack", "run")
+CONFIG = Config(steps=4, steps_per_call=2)
+ONE = jax.devices()[:1]
+STIMULI = np.random.default_rng(0).random((2, 4, 28, 28, 3), np.float32)
+
+
+@functools.cache
+def network(seed: int) -> Model:
+    module, spec = zoo.build(
+        "timesformer_small", CLASSES, frames=4, size=28, patch=14, stem=(), depth=1
+    )
+    variables = jax.jit(module.init)(jax.random.key(seed), np.zeros((1, 4, 28, 28, 3)))
+    return Model(module, variables, spec)
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts a run as a new process would: (videos, how often a network is traced)."""
+    traced = []
+    for name in ("_evaluate", "prime"):
+        function = getattr(synthesis, name)
+
+        def counting(*of, function=function):
+            traced.append(function)
+            return function(*of)
+
+        monkeypatch.setattr(synthesis, name, counting)
+
+    def run(kept=True, model=None, config=CONFIG, objective=None):
+        traced.clear()
+        result = synthesis.synthesize(
+            model or network(0),
+            STIMULI,
+            [0, 1],
+            None,
+            config,
+            objective,
+            ONE,
+            Programs(tmp_path / "kept") if kept else None,
+        )
+        return result.videos, len(traced)
+
+    run.traced = traced
+    return run
+
+
+def kept(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "kept").glob("*"))
+
+
+def test_the_second_start_traces_nothing_and_gives_the_same_bits(start, tmp_path):
+    expected, traced = start(kept=False)
+    assert traced and not kept(tmp_path)
+    first, traced = start()
+    assert traced and len(kept(tmp_path)) == 2
+    second, traced = start()
+    assert traced == 0
+    np.testing.assert_array_equal(expected, first)
+    np.testing.assert_array_equal(first, second)
+
+    expected, _ = start(kept=False, model=network(1))
+    other, traced = start(model=network(1))
+    assert traced == 0 and np.abs(other - first).max() > 1e-3
+    np.testing.assert_array_equal(other, expected)
+
+    other, traced = start(config=dataclasses.replace(CONFIG, seed=1))
+    assert traced == 0 and np.abs(other - first).max() > 1e-3
+
+    other, traced = start(config=dataclasses.replace(CONFIG, learning_rate=0.5))
+    assert traced > 0 and np.abs(other - first).max() > 1e-3
+
+
+def test_a_table_of_jobs_starts_again_without_a_trace(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "load_model", lambda name, **_: network(0))
+    monkeypatch.setattr(loading, "fingerprint", lambda name: name)
+    np.savez(tmp_path / "clip.npz", video=np.uint8(255 * STIMULI[0]))
+    table = tmp_path / "jobs.csv"
+    table.write_text(f"model,stimulus,label\nnetwork,{tmp_path / 'clip.npz'},run\n")
+    settings = jobs.Settings("leaps", CONFIG, stride=1)
+    videos = []
+    for again in (False, True):
+        out = tmp_path / f"out{again}"
+        start.traced.clear()
+        record = jobs.execute(
+            table, out, settings, 2, programs=Programs(tmp_path / "kept")
+        )
+        assert not record["errors"]
+        assert bool(start.traced) != again
+        with np.load(out / "rows" / "000" / "000000.npz") as file:
+            videos.append(file["videos"])
+    np.testing.assert_array_equal(*videos)
+
+
+def made_of(model=None, config=CONFIG, objective=None):
+    """What the engine says of a step."""
+    heard = []
+
+    class Listening:
+        def compiled(self, function, arguments, devices, made_of):
+            heard.append(described(made_of))
+            if made_of[0] == "start":
+                out = jax.eval_shape(function, *arguments)
+                return types.SimpleNamespace(out_info=out)
+
+    objective = objective or objectives.leaps(config).without("diversity")
+    model = model or network(0)
+    setup = synthesis.make_setup(model, None, objective, config)
+    engine = synthesis.Engine(setup, ONE, Listening())
+    engine.compile(1)
+    return heard
+
+
+def test_steps_over_processes_have_the_options_of_the_compiler(monkeypatch):
+    devices = [*ONE, types.SimpleNamespace(process_index=1)]
+    objective = objectives.leaps(CONFIG).without("diversity")
+    setup = synthesis.make_setup(network(0), None, objective, CONFIG)
+    engine = synthesis.Engine(setup, devices)
+    monkeypatch.setattr(synthesis, "compile_for", lambda *of: ("compiled", of))
+    monkeypatch.setattr(parallel, "of_own", lambda *of: ("of own", of))
+    got = engine._compile(("steps",), lambda: "function", "state", "batch")
+    compiled = ("compiled", ("function", "state", "batch"))
+    assert got == ("of own", (compiled, devices))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"config": dataclasses.replace(CONFIG, learning_rate=0.2)},
+        {"config": dataclasses.replace(CONFIG, margin=0.3)},
+        {"config": dataclasses.replace(CONFIG, steps_per_call=1)},
+        {"config": dataclasses.replace(CONFIG, octaves=2)},
+        {"objective": objectives.cross_entropy()},
+        {"objective": 2 * objectives.cross_entropy()},
+        {
+            "model": dataclasses.replace(
+                network(0), module=network(0).module.clone(remat=True)
+            )
+        },
+        {
+            "model": dataclasses.replace(
+                network(0), spec=dataclasses.replace(network(0).spec, std=(0.5,) * 3)
+            )
+        },
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_other_settings_are_other_programs(changed):
+    assert made_of() == made_of(model=network(1))
+    assert not set(made_of()) & set(made_of(**changed))
+
+
+def test_what_is_not_of_the_package_is_not_kept(tiny):
+    mine = objectives.term("mine", lambda c: jnp.square(c.video).mean((1, 2, 3, 4)))
+    tapped = dataclasses.replace(
+        network(0), tap_filter=lambda m, name: name == "observe"
+    )
+    for changed in (
+        {"objective": objectives.cross_entropy() + mine},
+        {"objective": objectives.priming(lambda depth: 1 - depth)},
+        {"model": tapped},
+        {"model": tiny},
+    ):
+        with pytest.raises(LookupError):
+            made_of(**changed)
+
+    @functools.wraps(objectives.norm)
+    def wrapped(x):
+        return 2 * objectives.norm(x)
+
+    with pytest.raises(LookupError):
+        described(wrapped)
+
+
+class Doubling:
+    """A program that tells how often it was traced."""
+
+    def __init__(self, folder: Path):
+        self.programs, self.traced = Programs(folder), 0
+
+    def __call__(self, made_of="doubling", shape=(3,), dtype=jnp.float32):
+        def more(_, x):
+            return jnp.sin(x) @ jnp.outer(x, x) + jnp.exp(x).sum()
+
+        def double(x):
+            self.traced += 1
+            return {"twice": 2 * x, "more": jax.lax.fori_loop(0, 3, more, x)}
+
+        x = jax.device_put(jnp.ones(shape, dtype), ONE[0])
+        self.traced = 0
+        function = jax.jit(double, donate_argnums=0)
+        compiled = self.programs.compiled(function, (x,), ONE, made_of)
+        np.testing.assert_array_equal(compiled(x)["twice"], np.full(shape, 2))
+        assert x.is_deleted(), "its memory was not given to the result"
+        return self.traced
+
+
+@pytest.fixture
+def doubling(tmp_path):
+    return Doubling(tmp_path / "kept")
+
+
+def test_a_program_is_traced_once_and_still_takes_what_is_donated(doubling):
+    assert [doubling() for _ in range(3)] == [1, 0, 0]
+
+
+def test_cudnn_has_started_before_a_program_from_disk_runs(doubling, monkeypatch):
+    """It cannot start inside of a graph; seen on an H200: "No DNN support"."""
+    assert doubling() == 1
+    started = []
+    monkeypatch.setattr(executable_cache, "_start_cudnn", lambda: started.append(True))
+    assert doubling() == 0 and not started
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert doubling() == 0 and started
+
+
+def test_other_arguments_and_surroundings_are_other_programs(doubling, monkeypatch):
+    assert doubling() == 1
+    assert doubling(shape=(4,)) == 1
+    assert doubling(dtype=jnp.bfloat16) == 1
+    assert doubling(made_of=("doubling", 2)) == 1
+    with jax.default_matmul_precision("default"):
+        assert doubling() == 1
+    with monkeypatch.context() as patch:
+        patch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + " ")
+        assert doubling() == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(executable_cache, "_machine", lambda: "another")
+        assert doubling() == 1
+    assert doubling() == 0
+
+
+def test_what_has_no_description_is_compiled_each_time(doubling, tmp_path):
+    assert [doubling(made_of=object()) for _ in range(2)] == [1, 1]
+    assert not kept(tmp_path)
+
+
+def test_only_the_newest_programs_are_kept(doubling, tmp_path, monkeypatch):
+    monkeypatch.setattr(executable_cache, "_KEPT", 2)
+    for shape in ((1,), (2,), (3,)):
+        assert doubling(shape=shape) == 1
+    assert len(kept(tmp_path)) == 2 and doubling(shape=(3,)) == 0
+
+
+def test_what_came_from_the_cache_of_jax_is_whole(doubling, tmp_path):
+    """On a CPU it cannot be written again."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path / "jax"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        doubling(made_of=object())  # leaves it there
+        assert any((tmp_path / "jax").iterdir())
+        assert [doubling() for _ in range(2)] == [1, 0]
+        assert jax.config.jax_enable_compilation_cache
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def test_sources_are_told_apart(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "one.py").write_text("x = 1")
+    before = executable_cache._sources(tmp_path)
+    assert executable_cache._sources(tmp_path) == before
+    (tmp_path / "models" / "one.py").write_text("x = 2")
+    assert executable_cache._sources(tmp_path) != before
+    assert any(
+        "synthesis.py" in line for line in executable_cache._machine().splitlines()
+    )
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def another(content: bytes) -> bytes:
+    content = pickle.dumps((b"no program", None, None))
+    return hashlib.sha256(content).digest() + content
+
+
+@pytest.mark.parametrize("damaged", [cut, flipped, another, lambda content: b""])
+def test_a_damaged_file_is_written_anew(damaged, doubling, tmp_path):
+    assert doubling() == 1
+    (path,) = kept(tmp_path)
+    path.write_bytes(damaged(path.read_bytes()))
+    assert [doubling(), doubling()] == [1, 0]
+    assert kept(tmp_path) == [path]
+
+
+def test_where_nothing_can_be_written_all_is_compiled(doubling, tmp_path):
+    (tmp_path / "kept").write_text("a file")
+    assert [doubling(), doubling()] == [1, 1]
+
+
+def test_descriptions_tell_what_was_closed_over():
+    made = [objectives.coherence(0.1), objectives.coherence(0.2)]
+    made += [objectives.priming(), objectives.cross_entropy(), objectives.l2()]
+    assert len({described(objective) for objective in made}) == len(made)
+    assert described(objectives.coherence(0.1)) == described(made[0])
+
+
+def test_the_command_keeps_programs_from_process_to_process(tmp_path):
+    loading.save(network(0), tmp_path / "weights")
+    np.savez(tmp_path / "clip.npz", video=(255 * STIMULI[0]).astype(np.uint8))
+    words = ["--model", "timesformer_small@weights", "--label", "bend", "run"]
+    words += ["--stimulus", "clip.npz", "--short", "loop", "--steps", "4"]
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_LOG_COMPILES": "1",
+    }
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    videos, lowered = [], []
+    for out in ("first", "second"):
+        ended = subprocess.run(
+            [sys.executable, "-m", "leaps_jax", "synthesize", "--out", out, *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert ended.returncode == 0, ended.stderr
+        videos.append(np.load(tmp_path / out / "videos.npz")["videos"])
+        lowered.append(re.findall(r"MLIR module conversion (\S+)", ended.stderr))
+        assert len(list((tmp_path / "leaps_jax" / "programs").iterdir())) == 2
+    assert [names.count("jit(_fun)") for names in lowered] == [2, 0]
+    # nor is a key drawn, for a network that nobody initialises
+    assert ["jit(_threefry_seed)" in names for names in lowered] == [True, False]
+    np.testing.assert_array_equal(*videos)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_names_and_shapes_are_found_once(cache):
+    model = network(0)
+    names = taps.tap_names(model)
+    assert names == [f"block0/{n}" for n in ("temporal_norm", "norm", "mlp_norm")] + [
+        "norm"
+    ]
+    (file,) = (cache / "found").iterdir()
+    file.write_text(file.read_text().replace("block0", "block1"))
+    assert taps.tap_names(model)[0] == "block1/temporal_norm"
+    file.write_text(file.read_text()[:-1])
+    assert taps.tap_names(model) == names
+    # other taps and other weights are found by themselves
+    norms = dataclasses.replace(
+        model, tap_filter=lambda module, method: isinstance(module, layers.LayerNorm)
+    )
+    # what enters and what comes out, and that again where the norm itself is called
+    assert len(taps.tap_names(norms)) == 9
+    longer = dataclasses.replace(model, module=model.module.clone(frames=8))
+    with pytest.raises(Exception, match="time_embedding"):
+        taps.tap_names(longer)
+    for _ in range(2):
+        shapes = zoo.variable_shapes(model.module)
+        assert shapes == jax.eval_shape(lambda: model.variables)
+    assert len(list((cache / "found").iterdir())) == 2
+
+
+def test_without_a_cache_names_are_found_each_time(cache, monkeypatch):
+    found = []
+    jax.config.update("jax_compilation_cache_dir", None)
+    for _ in range(2):
+        assert executable_cache.remembered(
+            "", (), lambda: found.append(0) or len(found)
+        )
+    assert len(found) == 2
+
+
+def test_a_step_of_a_gpu_is_one_graph_unless_flags_say_otherwise(monkeypatch):
+    names = {"xla_gpu_enable_command_buffer", "xla_gpu_command_buffer_scheduling_mode"}
+
+    class Function:
+        def lower(self, *arguments):
+            # XLA knows these options, and takes them on any machine
+            lowered = jax.jit(jnp.sin).lower(*arguments)
+            given = lowered.compile
+
+            def compile_with(compiler_options):
+                self.options = compiler_options
+                return given(compiler_options=compiler_options)
+
+            lowered.compile = compile_with
+            return lowered
+
+    function = Function()
+    executable_cache.compile_for(function, 1.0)
+    assert function.options == {}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert executable_cache.compile_for(function, 1.0)(1.0) == pytest.approx(
+        np.sin(1.0)
+    )
+    assert function.options.keys() == names
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_command_buffer_scheduling_mode=LHS")
+    executable_cache.compile_for(function, 1.0)
+    assert function.options.keys() == {"xla_gpu_enable_command_buffer"}
