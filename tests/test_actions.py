@@ -13,7 +13,8 @@ from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.actions.motions import CLASSES, JOINTS
 from leaps_jax.cli.commands import main
 from leaps_jax.config import ModelSpec
-from leaps_jax.data import stimuli
+from leaps_jax.data.clips import load_labelled, read_clip, read_tree
+from leaps_jax.data.tfds import import_tfds
 from leaps_jax.runs import contact_sheet
 
 FEET = [JOINTS.index(f"{s} {p}") for s in ("left", "right") for p in ("ankle", "toe")]
@@ -279,9 +280,9 @@ def test_the_folder_and_its_clips(folder):
     assert names == {"sheet.png", "sheet.mp4"} | clips
     with Image.open(folder / "sheet.png") as image:
         assert image.height == len(CLASSES) * (112 + 2) - 2 and image.width > 6 * 112
-    assert stimuli.read_clip(folder / "sheet.mp4").shape[0] % 6 == 0
+    assert read_clip(folder / "sheet.mp4").shape[0] % 6 == 0
     spec = ModelSpec("any", frames=3, size=28, stride=2, classes=CLASSES)
-    videos, labels = stimuli.load_labelled(folder / "clips", spec)
+    videos, labels = load_labelled(folder / "clips", spec)
     assert labels == sorted([*CLASSES, *CLASSES])
     drawn = gallery.draw(gallery.Settings(3, 28), "files", CLASSES.index("bending"), 1)
     bending = videos[labels.index("bending") + 1]
@@ -378,13 +379,11 @@ def test_the_data_set(data_dir, capsys):
     code, out, err = call(capsys, *TINY, "--data-dir", data_dir)
     assert code == 0 and f"--data tfds:{NAME}/train --data-dir {data_dir}" in out
     assert all(line.startswith("render ") for line in err.splitlines())
-    clips, labels, classes = stimuli.read_tree(
-        f"tfds:{NAME}/train", 28, data_dir=data_dir
-    )
+    clips, labels, classes = read_tree(f"tfds:{NAME}/train", 28, data_dir=data_dir)
     assert classes == CLASSES and np.bincount(labels).tolist() == [2] * len(CLASSES)
     assert {c.shape for c in clips} == {(6, 28, 28, 3)}
-    assert len(stimuli.read_tree(f"tfds:{NAME}/test", 28, data_dir=data_dir)[0]) == 23
-    tfds = stimuli.import_tfds()
+    assert len(read_tree(f"tfds:{NAME}/test", 28, data_dir=data_dir)[0]) == 23
+    tfds = import_tfds()
     examples = tfds.data_source(NAME, split="test", data_dir=data_dir)
     for example in [examples[0], examples[7]]:
         split, name, number = example["id"].decode().split("/")

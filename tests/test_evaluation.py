@@ -12,8 +12,8 @@ import rich.console
 
 from leaps_jax import Model, ModelSpec, UserError, evaluation
 from leaps_jax.actions import motions
-from leaps_jax.evaluation import comparison, metrics, motion, page, tables
 from leaps_jax.evaluation import judges as judging
+from leaps_jax.evaluation import metrics, motion, page, tables
 
 LEFT, RIGHT = "walking left", "walking right"
 KNOWN = (LEFT, "boxing", RIGHT, "running left", "bend", "jack")
@@ -372,25 +372,6 @@ def test_arguments_that_do_not_fit_are_refused(change, expected):
     given = {"videos": VIDEOS, "classes": [LEFT, RIGHT]} | change
     with pytest.raises(UserError, match=expected):
         evaluate(**given)
-
-
-def test_marks_come_from_the_settings_and_weights_of_a_run():
-    def named(name: str) -> Model:
-        return Model(Judge(), {}, ModelSpec(name, 4, 16, KNOWN))
-
-    judges = {f"{n}@{w}": named(n) for n in ("a", "b", "c") for w in ("one", "two")}
-    digests = {name: name.upper() for name in judges}
-    run = {"settings": {"model": "a@one", "verifier": "b@one"}, "identity": {}}
-    expected = {"a@one": "self", "a@two": "twin"}
-    expected |= {"b@one": "verifier", "b@two": "verifier twin"}
-    assert comparison.marks(run, judges, digests) == expected
-    # the weights decide, wherever they lie today
-    weights = {"weights of the model": "A@TWO", "weights of the verifier": "B@ONE"}
-    moved = comparison.marks(run | {"identity": weights}, judges, digests)
-    assert moved == expected | {"a@one": "twin", "a@two": "self"}
-    alone = {"settings": {"model": "c@one", "verifier": None}, "identity": {}}
-    assert set(comparison.marks(alone, judges, digests)) == {"c@one", "c@two"}
-    assert comparison.marks({"settings": {}, "identity": {}}, judges, digests) == {}
 
 
 class Tags(html.parser.HTMLParser):

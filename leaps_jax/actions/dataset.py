@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from leaps_jax.actions import gallery, motions
-from leaps_jax.data import stimuli
+from leaps_jax.data.tfds import import_tfds
 from leaps_jax.errors import UserError
 
 CLIPS = 100  # of a class to train on
@@ -195,7 +195,7 @@ def _builder(
 
 def _tfds() -> Any:
     try:
-        return stimuli.import_tfds()
+        return import_tfds()
     except ImportError as error:
         remedy = "pip install 'leaps_jax[tfds]'"
         raise UserError(f"tfds: the data set needs {error.name}; {remedy}") from None

@@ -27,6 +27,7 @@ from leaps_jax import (
     attacks,
     bench,
     evaluation,
+    files,
     objectives,
     parametrizations,
     synthesis,
@@ -36,12 +37,12 @@ from leaps_jax import (
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.cli import arguments
 from leaps_jax.config import Config, ModelSpec, preset
-from leaps_jax.data import stimuli
+from leaps_jax.data import clips as stimuli
 from leaps_jax.errors import UserError, nearest, out_of_memory
-from leaps_jax.evaluation import comparison, page, tables
+from leaps_jax.evaluation import page, tables
 from leaps_jax.progress import Steps, interruptible
+from leaps_jax.runs import comparison, jobs
 from leaps_jax.runs import folder as runs
-from leaps_jax.runs import jobs
 from leaps_jax.runtime import executable_cache, multihost
 from leaps_jax.taps import Model
 from leaps_jax.zoo import build as zoo
@@ -701,8 +702,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             finished, judges, _PARTNERS, lambda done: steps.update(done, {})
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(options.out, found)
-    shown.write_text(page.page(found, finished))
+    files.write_json(options.out, found)
+    files.write(shown, page.page(found, finished))
     console = Console(width=None if sys.stdout.isatty() else 1000)
     for rows in tables.of(found):
         console.print(tables.drawn(rows))
