@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from leaps_jax.actions import dataset, gallery, motions, scenes
-from leaps_jax.actions.motions import CLASSES, JOINTS
+from leaps_jax.actions.figure import draw_body, draw_style
+from leaps_jax.actions.motions import CLASSES
+from leaps_jax.actions.poses import Clock
+from leaps_jax.actions.skeleton import JOINTS
 from leaps_jax.cli.commands import main
 from leaps_jax.config import ModelSpec
 from leaps_jax.data.clips import load_labelled, read_clip, read_tree
@@ -51,11 +54,11 @@ def clip(name, seed=0, frames=4, fps=3.0):
 @functools.cache
 def performances(count=100, frames=16):
     """Every class by `count` people, without pixels: (classes, people, t, ...)."""
-    clock = motions.Clock(jnp.arange(frames) / 15, jnp.array((frames - 1) / 15))
+    clock = Clock(jnp.arange(frames) / 15, jnp.array((frames - 1) / 15))
 
     def one(label, key):
         keys = jax.random.split(key, 3)
-        body, style = scenes.draw_body(keys[0]), scenes.draw_style(keys[1])
+        body, style = draw_body(keys[0]), draw_style(keys[1])
         return motions.perform(label, body, style, jax.random.uniform(keys[2]), clock)
 
     people = jax.vmap(one, (None, 0))
@@ -165,9 +168,9 @@ def test_a_mirrored_pair_is_one_motion(left, right):
     where legs exchange, at any place where one hand waves. `draw_style` draws sides
     and phases evenly, so the mirrored class has the distribution of the other.
     """
-    body = scenes.draw_body(jax.random.key(1))
-    style = scenes.draw_style(jax.random.key(2))
-    clock = motions.Clock(jnp.arange(6) / 5, jnp.array(1.0))
+    body = draw_body(jax.random.key(1))
+    style = draw_style(jax.random.key(2))
+    clock = Clock(jnp.arange(6) / 5, jnp.array(1.0))
     perform = jax.jit(motions.perform)
     for side in (-1.0, 1.0):
         one = style._replace(side=jnp.array(side))
@@ -182,7 +185,7 @@ def test_a_mirrored_pair_is_one_motion(left, right):
         )
         mirrored = (seen * jnp.array([-1.0, 1.0, 1.0]))[:, jnp.array(MIRROR)]
         np.testing.assert_allclose(mirrored, expected, atol=1e-4)
-    styles = jax.vmap(scenes.draw_style)(jax.random.split(jax.random.key(3), 400))
+    styles = jax.vmap(draw_style)(jax.random.split(jax.random.key(3), 400))
     assert abs(np.mean(styles.side)) < 0.2
     assert np.histogram(styles.phase, 4, (0, 1))[0].min() > 60
 
