@@ -21,15 +21,15 @@ LAYERS = [
     {"models"},
     # facts and maths of videos, models and losses: no files, no devices
     {"config", "video", "taps", "transforms", "parametrizations", "objectives"}
-    | {"attacks", "actions", "actions.motions", "actions.scenes"},
+    | {"attacks", "hints", "actions"},
     # devices, processes and compiled programs: nothing of videos or models
     {"runtime"},
-    # what a run is made of, none of which knows another: engines, models with weights,
-    # clips, judges, pictures
-    {"synthesis", "training", "zoo", "data", "evaluation"}
-    | {"runs.render", "runs.contact_sheet"},
-    # what puts these together: folders of runs and jobs, data sets, measurements
-    {"runs", "actions.gallery", "actions.dataset", "bench"},
+    # what a run is made of, none of which knows another: the engine, models with
+    # weights, clips, judges, pictures
+    {"synthesis", "zoo", "data", "evaluation"} | {"runs.render", "runs.contact_sheet"},
+    # what puts these together: training, folders of runs and jobs, data sets,
+    # measurements
+    {"training", "runs", "actions.gallery", "actions.dataset", "bench"},
     # what a user types: all
     {"cli"},
 ]

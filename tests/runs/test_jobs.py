@@ -22,6 +22,7 @@ from conftest import make_tiny
 
 from leaps_jax import Config, UserError, objectives, synthesis
 from leaps_jax.cli.commands import main
+from leaps_jax.data.clips import load_stimulus
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import batches, folder, groups, journal, pipeline
 from leaps_jax.runtime import parallel
