@@ -88,7 +88,7 @@ def test_a_pair_without_clips_has_no_accuracy():
 
 
 def test_a_motion_that_is_seen_turns_round():
-    rows = evaluation.truth(judge(), VIDEOS, [LEFT, RIGHT], PARTNERS)
+    rows = evaluation.motion_test(judge(), VIDEOS, [LEFT, RIGHT], PARTNERS)
     assert {(r["video"], r["class"], r["partner"], r["change"]) for r in rows} == {
         (i, *names, change)
         for i, names in enumerate([(LEFT, RIGHT), (RIGHT, LEFT)])
@@ -96,12 +96,12 @@ def test_a_motion_that_is_seen_turns_round():
     }
     assert all(row["before"] > 0.9 and row["after"] > 0.9 for row in rows)
     all_of_them = {"of": 2, "right": 2, "flips": 2}
-    counted = evaluation.summary(rows)
+    counted = evaluation.motion_counts(rows)
     assert counted == {"reversed": all_of_them, "mirrored": all_of_them}
 
 
 def test_a_judge_that_ignores_motion_does_not_turn_round():
-    rows = evaluation.truth(judge(always=1.0), VIDEOS, [LEFT, RIGHT], PARTNERS)
+    rows = evaluation.motion_test(judge(always=1.0), VIDEOS, [LEFT, RIGHT], PARTNERS)
     assert {(row["class"], row["before"] > 0.5) for row in rows} == {
         (LEFT, False),
         (RIGHT, True),
@@ -109,22 +109,24 @@ def test_a_judge_that_ignores_motion_does_not_turn_round():
     # what is wrong before is right after, by no merit; what was right is not
     assert all((row["before"] > 0.5) != (row["after"] > 0.5) for row in rows)
     one = {"of": 2, "right": 1, "flips": 1}
-    assert evaluation.summary(rows) == {"reversed": one, "mirrored": one}
+    assert evaluation.motion_counts(rows) == {"reversed": one, "mirrored": one}
 
 
 def test_the_wrong_motion_is_not_right():
-    rows = evaluation.truth(judge(), VIDEOS[::-1], [LEFT, RIGHT], PARTNERS)
+    rows = evaluation.motion_test(judge(), VIDEOS[::-1], [LEFT, RIGHT], PARTNERS)
     none = {"of": 2, "right": 0, "flips": 0}
-    assert evaluation.summary(rows) == {"reversed": none, "mirrored": none}
+    assert evaluation.motion_counts(rows) == {"reversed": none, "mirrored": none}
 
 
 def test_classes_without_a_partner_that_the_judge_knows_are_left_out():
     names = ["boxing", "sitting down", "running left", "no action", RIGHT]
-    rows = evaluation.truth(judge(), VIDEOS[[1] * 5], names, PARTNERS)
+    rows = evaluation.motion_test(judge(), VIDEOS[[1] * 5], names, PARTNERS)
     assert {(row["video"], row["class"]) for row in rows} == {(4, RIGHT)}
-    assert evaluation.truth(judge(), VIDEOS, ["boxing", "no action"], PARTNERS) == []
-    assert evaluation.truth(judge(), VIDEOS, [LEFT, RIGHT], {}) == []
-    assert evaluation.summary([]) == {}
+    assert (
+        evaluation.motion_test(judge(), VIDEOS, ["boxing", "no action"], PARTNERS) == []
+    )
+    assert evaluation.motion_test(judge(), VIDEOS, [LEFT, RIGHT], {}) == []
+    assert evaluation.motion_counts([]) == {}
 
 
 def test_what_a_judge_sees():
