@@ -109,7 +109,7 @@ def execute(
                 last = snapshot
                 if first:
                     _log(folder / "metrics.jsonl", problem, snapshot)
-                steps.update(snapshot.step, _shown(snapshot))
+                steps.update(snapshot.step, _means(snapshot))
                 done = snapshot.step == config.steps
                 length = len(snapshot.metrics["total"])
                 if first and preview_every and snapshot.step % preview_every < length:
@@ -148,8 +148,8 @@ def execute(
     return record
 
 
-def _check_same(first: dict[str, Any], own: dict[str, Any]) -> None:
-    if changed := differences(first, own):
+def _check_same(first: dict[str, Any], identity: dict[str, Any]) -> None:
+    if changed := differences(first, identity):
         raise UserError(
             f"process={jax.process_index()}: differs from process 0 in"
             f" {', '.join(changed)}; give all processes the same arguments"
@@ -189,10 +189,10 @@ def _digests(problem: Problem) -> dict[str, str | None]:
 
 def digest(tree: Any) -> str:
     """Of the content of all arrays, by which `identity` in run.json knows weights."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()
 
 
 def check(
@@ -216,9 +216,9 @@ _BY_CONTENTS = ("stimulus", "model", "verifier")
 
 def _identity(problem: Problem, settings: Mapping[str, Any]) -> dict[str, Any]:
     """All that makes two runs one, flat, as JSON would give it back."""
-    own = {k: v for k, v in settings.items() if k not in (*_BY_CONTENTS, "config")}
-    own |= settings.get("config", {}) | _digests(problem)
-    return json.loads(json.dumps(own))
+    compared = {k: v for k, v in settings.items() if k not in (*_BY_CONTENTS, "config")}
+    compared |= settings.get("config", {}) | _digests(problem)
+    return json.loads(json.dumps(compared))
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -238,12 +238,12 @@ def _held(
         raise UserError(f"{out}: {reason}; choose another folder")
     if not folder.exists():
         return None
-    found = [c.name for c in folder.iterdir()] if folder.is_dir() else [folder.name]
-    foreign = [name for name in found if name not in _CONTENTS and name[0] != "."]
-    if found and (foreign or "run.json" not in found):
+    names = [c.name for c in folder.iterdir()] if folder.is_dir() else [folder.name]
+    foreign = [name for name in names if name not in _CONTENTS and name[0] != "."]
+    if names and (foreign or "run.json" not in names):
         what = f" (it holds {min(foreign)})" if foreign and folder.is_dir() else ""
         raise UserError(f"{out}: exists and is no run{what}; choose another folder")
-    if overwrite or not found:
+    if overwrite or not names:
         return None
     try:
         record = json.loads((folder / "run.json").read_text())
@@ -302,7 +302,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _shown(snapshot: Snapshot) -> dict[str, float]:
+def _means(snapshot: Snapshot) -> dict[str, float]:
     """The mean over videos of every metric at the last step of the snapshot."""
     return {name: float(v[-1].mean()) for name, v in snapshot.metrics.items()}
 
@@ -363,9 +363,9 @@ def _write_results(
     with multihost.together():
         verdicts = {}
         if len(numbers):
-            own = [classes[number] for number in numbers]
+            names = [classes[number] for number in numbers]
             for role, model in judges.items():
-                verdicts[role] = evaluation.judge(model, videos, own)
+                verdicts[role] = evaluation.judge(model, videos, names)
     parts = multihost.exchange(verdicts)
     record["judges"] = {
         role: evaluation.joined([part[role] for part in parts if part])
