@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaps_jax.data.stimuli import FPS
+from leaps_jax.data.clips import FPS
 from leaps_jax.runs import contact_sheet, render
 
 

@@ -18,7 +18,7 @@ if "xla_gpu_enable_triton_gemm" not in _os.environ.get("XLA_FLAGS", ""):
 
 from leaps_jax import evaluation, objectives, parametrizations, transforms  # noqa: E402
 from leaps_jax.config import Config, ModelSpec, preset  # noqa: E402
-from leaps_jax.data.stimuli import load_stimuli  # noqa: E402
+from leaps_jax.data.clips import load_stimuli  # noqa: E402
 from leaps_jax.errors import UserError  # noqa: E402
 from leaps_jax.parametrizations import Parametrization  # noqa: E402
 from leaps_jax.runtime.executable_cache import Programs  # noqa: E402

@@ -1,6 +1,7 @@
 """The error of a user's mistake: one line with argument, value and remedy."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -13,6 +14,25 @@ class UserError(ValueError):
     Traceback (most recent call last):
     leaps_jax.errors.UserError: steps=0: must be at least 1
     """
+
+
+def bad_argument(argument: str, value: object, reason: object) -> UserError:
+    """The error of an argument.
+
+    >>> print(bad_argument("stimulus", "a.mp4", "the file is empty; replace it"))
+    stimulus='a.mp4': the file is empty; replace it
+    """
+    return UserError(f"{argument}={str(value)!r}: {reason}")
+
+
+def last_line(message: str) -> str:
+    r"""The last line of a library's message, without a part in brackets before it.
+
+    >>> last_line("a.mov:\n[mov @ 0x55d0] moov atom not found\n")
+    'moov atom not found'
+    """
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return re.sub(r"^(\[[^]]*\] ?)+", "", lines[-1]) if lines else ""
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from leaps_jax.actions import dataset, gallery, motions, scenes
-from leaps_jax.actions.motions import CLASSES, JOINTS
+from leaps_jax.actions.figure import draw_body, draw_style
+from leaps_jax.actions.motions import CLASSES
+from leaps_jax.actions.poses import Clock
+from leaps_jax.actions.skeleton import JOINTS
 from leaps_jax.cli.commands import main
 from leaps_jax.config import ModelSpec
-from leaps_jax.data import stimuli
+from leaps_jax.data.clips import load_labelled, read_clip, read_tree
+from leaps_jax.data.tfds import import_tfds
 from leaps_jax.runs import contact_sheet
 
 FEET = [JOINTS.index(f"{s} {p}") for s in ("left", "right") for p in ("ankle", "toe")]
@@ -50,11 +54,11 @@ def clip(name, seed=0, frames=4, fps=3.0):
 @functools.cache
 def performances(count=100, frames=16):
     """Every class by `count` people, without pixels: (classes, people, t, ...)."""
-    clock = motions.Clock(jnp.arange(frames) / 15, jnp.array((frames - 1) / 15))
+    clock = Clock(jnp.arange(frames) / 15, jnp.array((frames - 1) / 15))
 
     def one(label, key):
         keys = jax.random.split(key, 3)
-        body, style = scenes.draw_body(keys[0]), scenes.draw_style(keys[1])
+        body, style = draw_body(keys[0]), draw_style(keys[1])
         return motions.perform(label, body, style, jax.random.uniform(keys[2]), clock)
 
     people = jax.vmap(one, (None, 0))
@@ -164,9 +168,9 @@ def test_a_mirrored_pair_is_one_motion(left, right):
     where legs exchange, at any place where one hand waves. `draw_style` draws sides
     and phases evenly, so the mirrored class has the distribution of the other.
     """
-    body = scenes.draw_body(jax.random.key(1))
-    style = scenes.draw_style(jax.random.key(2))
-    clock = motions.Clock(jnp.arange(6) / 5, jnp.array(1.0))
+    body = draw_body(jax.random.key(1))
+    style = draw_style(jax.random.key(2))
+    clock = Clock(jnp.arange(6) / 5, jnp.array(1.0))
     perform = jax.jit(motions.perform)
     for side in (-1.0, 1.0):
         one = style._replace(side=jnp.array(side))
@@ -181,7 +185,7 @@ def test_a_mirrored_pair_is_one_motion(left, right):
         )
         mirrored = (seen * jnp.array([-1.0, 1.0, 1.0]))[:, jnp.array(MIRROR)]
         np.testing.assert_allclose(mirrored, expected, atol=1e-4)
-    styles = jax.vmap(scenes.draw_style)(jax.random.split(jax.random.key(3), 400))
+    styles = jax.vmap(draw_style)(jax.random.split(jax.random.key(3), 400))
     assert abs(np.mean(styles.side)) < 0.2
     assert np.histogram(styles.phase, 4, (0, 1))[0].min() > 60
 
@@ -279,9 +283,9 @@ def test_the_folder_and_its_clips(folder):
     assert names == {"sheet.png", "sheet.mp4"} | clips
     with Image.open(folder / "sheet.png") as image:
         assert image.height == len(CLASSES) * (112 + 2) - 2 and image.width > 6 * 112
-    assert stimuli.read_clip(folder / "sheet.mp4").shape[0] % 6 == 0
+    assert read_clip(folder / "sheet.mp4").shape[0] % 6 == 0
     spec = ModelSpec("any", frames=3, size=28, stride=2, classes=CLASSES)
-    videos, labels = stimuli.load_labelled(folder / "clips", spec)
+    videos, labels = load_labelled(folder / "clips", spec)
     assert labels == sorted([*CLASSES, *CLASSES])
     drawn = gallery.draw(gallery.Settings(3, 28), "files", CLASSES.index("bending"), 1)
     bending = videos[labels.index("bending") + 1]
@@ -378,13 +382,11 @@ def test_the_data_set(data_dir, capsys):
     code, out, err = call(capsys, *TINY, "--data-dir", data_dir)
     assert code == 0 and f"--data tfds:{NAME}/train --data-dir {data_dir}" in out
     assert all(line.startswith("render ") for line in err.splitlines())
-    clips, labels, classes = stimuli.read_tree(
-        f"tfds:{NAME}/train", 28, data_dir=data_dir
-    )
+    clips, labels, classes = read_tree(f"tfds:{NAME}/train", 28, data_dir=data_dir)
     assert classes == CLASSES and np.bincount(labels).tolist() == [2] * len(CLASSES)
     assert {c.shape for c in clips} == {(6, 28, 28, 3)}
-    assert len(stimuli.read_tree(f"tfds:{NAME}/test", 28, data_dir=data_dir)[0]) == 23
-    tfds = stimuli.import_tfds()
+    assert len(read_tree(f"tfds:{NAME}/test", 28, data_dir=data_dir)[0]) == 23
+    tfds = import_tfds()
     examples = tfds.data_source(NAME, split="test", data_dir=data_dir)
     for example in [examples[0], examples[7]]:
         split, name, number = example["id"].decode().split("/")

@@ -12,8 +12,8 @@ import rich.console
 
 from leaps_jax import Model, ModelSpec, UserError, evaluation
 from leaps_jax.actions import motions
-from leaps_jax.evaluation import comparison, metrics, motion, page, tables
 from leaps_jax.evaluation import judges as judging
+from leaps_jax.evaluation import metrics, motion, page, tables
 
 LEFT, RIGHT = "walking left", "walking right"
 KNOWN = (LEFT, "boxing", RIGHT, "running left", "bend", "jack")
@@ -88,7 +88,7 @@ def test_a_pair_without_clips_has_no_accuracy():
 
 
 def test_a_motion_that_is_seen_turns_round():
-    rows = evaluation.truth(judge(), VIDEOS, [LEFT, RIGHT], PARTNERS)
+    rows = evaluation.motion_test(judge(), VIDEOS, [LEFT, RIGHT], PARTNERS)
     assert {(r["video"], r["class"], r["partner"], r["change"]) for r in rows} == {
         (i, *names, change)
         for i, names in enumerate([(LEFT, RIGHT), (RIGHT, LEFT)])
@@ -96,12 +96,12 @@ def test_a_motion_that_is_seen_turns_round():
     }
     assert all(row["before"] > 0.9 and row["after"] > 0.9 for row in rows)
     all_of_them = {"of": 2, "right": 2, "flips": 2}
-    counted = evaluation.summary(rows)
+    counted = evaluation.motion_counts(rows)
     assert counted == {"reversed": all_of_them, "mirrored": all_of_them}
 
 
 def test_a_judge_that_ignores_motion_does_not_turn_round():
-    rows = evaluation.truth(judge(always=1.0), VIDEOS, [LEFT, RIGHT], PARTNERS)
+    rows = evaluation.motion_test(judge(always=1.0), VIDEOS, [LEFT, RIGHT], PARTNERS)
     assert {(row["class"], row["before"] > 0.5) for row in rows} == {
         (LEFT, False),
         (RIGHT, True),
@@ -109,22 +109,24 @@ def test_a_judge_that_ignores_motion_does_not_turn_round():
     # what is wrong before is right after, by no merit; what was right is not
     assert all((row["before"] > 0.5) != (row["after"] > 0.5) for row in rows)
     one = {"of": 2, "right": 1, "flips": 1}
-    assert evaluation.summary(rows) == {"reversed": one, "mirrored": one}
+    assert evaluation.motion_counts(rows) == {"reversed": one, "mirrored": one}
 
 
 def test_the_wrong_motion_is_not_right():
-    rows = evaluation.truth(judge(), VIDEOS[::-1], [LEFT, RIGHT], PARTNERS)
+    rows = evaluation.motion_test(judge(), VIDEOS[::-1], [LEFT, RIGHT], PARTNERS)
     none = {"of": 2, "right": 0, "flips": 0}
-    assert evaluation.summary(rows) == {"reversed": none, "mirrored": none}
+    assert evaluation.motion_counts(rows) == {"reversed": none, "mirrored": none}
 
 
 def test_classes_without_a_partner_that_the_judge_knows_are_left_out():
     names = ["boxing", "sitting down", "running left", "no action", RIGHT]
-    rows = evaluation.truth(judge(), VIDEOS[[1] * 5], names, PARTNERS)
+    rows = evaluation.motion_test(judge(), VIDEOS[[1] * 5], names, PARTNERS)
     assert {(row["video"], row["class"]) for row in rows} == {(4, RIGHT)}
-    assert evaluation.truth(judge(), VIDEOS, ["boxing", "no action"], PARTNERS) == []
-    assert evaluation.truth(judge(), VIDEOS, [LEFT, RIGHT], {}) == []
-    assert evaluation.summary([]) == {}
+    assert (
+        evaluation.motion_test(judge(), VIDEOS, ["boxing", "no action"], PARTNERS) == []
+    )
+    assert evaluation.motion_test(judge(), VIDEOS, [LEFT, RIGHT], {}) == []
+    assert evaluation.motion_counts([]) == {}
 
 
 def test_what_a_judge_sees():
@@ -372,25 +374,6 @@ def test_arguments_that_do_not_fit_are_refused(change, expected):
     given = {"videos": VIDEOS, "classes": [LEFT, RIGHT]} | change
     with pytest.raises(UserError, match=expected):
         evaluate(**given)
-
-
-def test_marks_come_from_the_settings_and_weights_of_a_run():
-    def named(name: str) -> Model:
-        return Model(Judge(), {}, ModelSpec(name, 4, 16, KNOWN))
-
-    judges = {f"{n}@{w}": named(n) for n in ("a", "b", "c") for w in ("one", "two")}
-    digests = {name: name.upper() for name in judges}
-    run = {"settings": {"model": "a@one", "verifier": "b@one"}, "identity": {}}
-    expected = {"a@one": "self", "a@two": "twin"}
-    expected |= {"b@one": "verifier", "b@two": "verifier twin"}
-    assert comparison.marks(run, judges, digests) == expected
-    # the weights decide, wherever they lie today
-    weights = {"weights of the model": "A@TWO", "weights of the verifier": "B@ONE"}
-    moved = comparison.marks(run | {"identity": weights}, judges, digests)
-    assert moved == expected | {"a@one": "twin", "a@two": "self"}
-    alone = {"settings": {"model": "c@one", "verifier": None}, "identity": {}}
-    assert set(comparison.marks(alone, judges, digests)) == {"c@one", "c@two"}
-    assert comparison.marks({"settings": {}, "identity": {}}, judges, digests) == {}
 
 
 class Tags(html.parser.HTMLParser):

@@ -13,23 +13,23 @@ PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 #: Bottom first: packages, with all in them that is not named elsewhere, and modules. A
 #: module may import those of lower ranks, and of its own rank its package's alone.
 LAYERS = [
-    # mistakes of users, and lines of progress: nothing of this package
-    {"errors", "progress"},
+    # mistakes of users, lines of progress, files: nothing of this package
+    {"errors", "progress", "files"},
     # one operation each, in the form that each machine runs fast: JAX alone
     {"kernels"},
     # architectures: their layers and kernels; nothing of LEAPS
     {"models"},
     # facts and maths of videos, models and losses: no files, no devices
     {"config", "video", "taps", "transforms", "parametrizations", "objectives"}
-    | {"attacks", "actions", "actions.motions", "actions.scenes"},
+    | {"attacks", "hints", "actions"},
     # devices, processes and compiled programs: nothing of videos or models
     {"runtime"},
-    # what a run is made of, none of which knows another: engines, models with weights,
-    # clips, judges, pictures
-    {"synthesis", "training", "zoo", "data", "evaluation"}
-    | {"runs.render", "runs.contact_sheet"},
-    # what puts these together: folders of runs and jobs, data sets, measurements
-    {"runs", "actions.gallery", "actions.dataset", "bench"},
+    # what a run is made of, none of which knows another: the engine, models with
+    # weights, clips, judges, pictures
+    {"synthesis", "zoo", "data", "evaluation"} | {"runs.render", "runs.contact_sheet"},
+    # what puts these together: training, folders of runs and jobs, data sets,
+    # measurements
+    {"training", "runs", "actions.gallery", "actions.dataset", "bench"},
     # what a user types: all
     {"cli"},
 ]
@@ -37,8 +37,6 @@ LAYERS = [
 EXCEPTIONS = [
     # what a trace finds is kept on disk from process to process
     ("taps", "runtime.executable_cache"),
-    # a report is about folders of runs, which themselves ask judges
-    ("evaluation.comparison", "runs.folder"),
 ]
 #: The package's doors: what users import, and what Python runs.
 DOORS = {"__init__", "__main__"}
@@ -47,11 +45,11 @@ KEPT = {
     "orbax": {"zoo.checkpoints"},
     "torch": set(),
     "safetensors": {"zoo.conversion.sources"},
-    "tensorflow_datasets": {"data.stimuli"},
-    "tensorflow": {"data.stimuli"},
-    "mediapy": {"data.stimuli", "runs.render"},
-    "imageio_ffmpeg": {"data.stimuli", "runs.render"},
-    "PIL": {"data.stimuli", "runs.contact_sheet"},
+    "tensorflow_datasets": {"data.tfds"},
+    "tensorflow": {"data.tfds"},
+    "mediapy": {"data.ffmpeg", "runs.render"},
+    "imageio_ffmpeg": {"data.ffmpeg", "runs.render"},
+    "PIL": {"data.arrays", "data.resizing", "runs.contact_sheet"},
     "rich": {"progress", "cli.commands", "evaluation.tables"},
     "cv2": {"evaluation.motion"},
     "matplotlib": {"evaluation.page"},

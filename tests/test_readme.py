@@ -13,8 +13,9 @@ import numpy as np
 import published
 import pytest
 
-from leaps_jax import Config, training
+from leaps_jax import Config
 from leaps_jax.cli import commands as cli
+from leaps_jax.data import datasets
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -156,12 +157,12 @@ def newcomer(tmp_path, monkeypatch):
         mediapy.write_video(tmp_path / name, video, fps=30)
     published.save(tmp_path / "x3d_xs.pyth", weights("slowfast_x3d_xs"), "model_state")
 
-    class Few(training.Renderings):  # to evaluate on
+    class Few(datasets.Renderings):  # to evaluate on
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             object.__setattr__(self, "count", 2)
 
-    monkeypatch.setattr(training, "Renderings", Few)
+    monkeypatch.setattr(datasets, "Renderings", Few)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     videos = jnp.zeros((1, 8, 112, 112, 3))

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from leaps_jax.actions import gallery, motions
-from leaps_jax.data import stimuli
+from leaps_jax.actions.skeleton import JOINTS
+from leaps_jax.data.tfds import import_tfds
 from leaps_jax.errors import UserError
 
 CLIPS = 100  # of a class to train on
@@ -68,7 +69,7 @@ def write(
     """Renders the data set and writes it as array_record files.
 
     Its features are `video` (t, size, size, 3) of JPEG frames at 30 a second, `label`,
-    `joints` (t, 17, 2) x and y in pixels, in the order of `motions.JOINTS`, and `seed`
+    `joints` (t, 17, 2) x and y in pixels, in the order of `skeleton.JOINTS`, and `seed`
     and `id`, from which `gallery.draw` renders the clip again.
 
     Args:
@@ -136,7 +137,7 @@ def _builder(
         "video": tfds.features.Video((frames, size, size, 3), encoding_format="jpeg"),
         "label": tfds.features.ClassLabel(names=list(motions.CLASSES)),
         "joints": tfds.features.Tensor(
-            shape=(frames, len(motions.JOINTS), 2), dtype=np.float32
+            shape=(frames, len(JOINTS), 2), dtype=np.float32
         ),
         "seed": np.int64,
         "id": tfds.features.Text(),
@@ -195,7 +196,7 @@ def _builder(
 
 def _tfds() -> Any:
     try:
-        return stimuli.import_tfds()
+        return import_tfds()
     except ImportError as error:
         remedy = "pip install 'leaps_jax[tfds]'"
         raise UserError(f"tfds: the data set needs {error.name}; {remedy}") from None

@@ -19,14 +19,14 @@ import jax
 import numpy as np
 
 from leaps_jax.actions import motions, scenes
-from leaps_jax.data.stimuli import FPS
+from leaps_jax.data.clips import FPS
 from leaps_jax.errors import UserError
 from leaps_jax.runs import contact_sheet, render
 from leaps_jax.zoo import checkpoints
 
 COLLECTIONS = ("files", "train", "test")
 _PLAYED = 3  # times that the sheet's video repeats, since a clip lasts a second
-_OWN = r"sheet\.png|sheet\.mp4|clips/({})/\d{{3,}}\.mp4".format(
+_FILES = r"sheet\.png|sheet\.mp4|clips/({})/\d{{3,}}\.mp4".format(
     "|".join(map(re.escape, motions.CLASSES))
 )
 
@@ -170,7 +170,7 @@ def check(folder: Path, clips: int = 0, overwrite: bool = False) -> list[Path]:
     own = []
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if re.fullmatch(_OWN, name):
+        if re.fullmatch(_FILES, name):
             own.append(path)
         elif not path.is_dir() and not path.name.startswith("."):
             what = f"exists and is no contact sheet (it holds {name})"

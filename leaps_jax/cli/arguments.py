@@ -9,7 +9,7 @@ from typing import NoReturn
 from leaps_jax import attacks, objectives, parametrizations, training
 from leaps_jax.actions import gallery, scenes
 from leaps_jax.config import Config
-from leaps_jax.data import stimuli
+from leaps_jax.data.clips import FPS
 
 BATCH = 8  # videos of a table that are optimised at a time
 
@@ -459,7 +459,7 @@ def _add_actions(sub: argparse.ArgumentParser) -> None:
         type=int,
         default=default.stride,
         metavar="N",
-        help=f"of a model; clips have frames * stride frames, {stimuli.FPS} a second",
+        help=f"of a model; clips have frames * stride frames, {FPS} a second",
     )
     add("--seed", type=int, default=default.seed, metavar="N", help="of every draw")
     add("--tfds", action="store_true", help="write the data set tfds:synthetic_actions")

@@ -27,6 +27,7 @@ from leaps_jax import (
     attacks,
     bench,
     evaluation,
+    files,
     objectives,
     parametrizations,
     synthesis,
@@ -34,14 +35,16 @@ from leaps_jax import (
     training,
 )
 from leaps_jax.actions import dataset, gallery, motions, scenes
+from leaps_jax.actions.skeleton import JOINTS
 from leaps_jax.cli import arguments
 from leaps_jax.config import Config, ModelSpec, preset
-from leaps_jax.data import stimuli
+from leaps_jax.data import clips as stimuli
+from leaps_jax.data import datasets
 from leaps_jax.errors import UserError, nearest, out_of_memory
-from leaps_jax.evaluation import comparison, page, tables
+from leaps_jax.evaluation import page, tables
 from leaps_jax.progress import Steps, interruptible
+from leaps_jax.runs import comparison, jobs
 from leaps_jax.runs import folder as runs
-from leaps_jax.runs import jobs
 from leaps_jax.runtime import executable_cache, multihost
 from leaps_jax.taps import Model
 from leaps_jax.zoo import build as zoo
@@ -462,7 +465,7 @@ def _train(options: argparse.Namespace) -> int:
     held_out = None
     if options.eval_data:
         held_out = _same_classes(_data("eval_data", options, model.spec, 2000), classes)
-    if isinstance(data, training.Clips):
+    if isinstance(data, datasets.Clips):
         _say(f"{len(data.videos)} clips of {len(data.classes)} classes")
     began, report = time.monotonic(), None
     with Steps("train", recipe.steps) as steps, interruptible() as stop:
@@ -544,7 +547,7 @@ def _attack(
 class _Evaluating:
     """A progress line for each evaluation during training, removed at its end."""
 
-    def __init__(self, steps: Steps, data: training.Data | None):
+    def __init__(self, steps: Steps, data: datasets.Dataset | None):
         self._steps, self._data = steps, data
         self._part = contextlib.ExitStack()
         self._waiting = "compiling"  # once
@@ -567,7 +570,7 @@ class _Evaluating:
 
 def _data(
     argument: str, options: argparse.Namespace, spec: ModelSpec, count: int
-) -> training.Clips | training.Renderings:
+) -> datasets.Clips | datasets.Renderings:
     source = getattr(options, argument)
     if source in scenes.RENDERED:
         draw = functools.partial(
@@ -576,9 +579,9 @@ def _data(
             size=spec.size,
             fps=stimuli.FPS / spec.stride,
         )
-        return training.Renderings(draw, motions.CLASSES, len(motions.JOINTS), count)
+        return datasets.Renderings(draw, motions.CLASSES, len(JOINTS), count)
     with Steps("read", unit="clips", waiting="", brief=True) as steps:
-        return training.Clips(
+        return datasets.Clips(
             *stimuli.read_tree(
                 source,
                 round(spec.size * 8 / 7),
@@ -614,18 +617,18 @@ def _check_known(
 
 
 def _same_classes(
-    data: training.Clips | training.Renderings, classes: tuple[str, ...]
-) -> training.Data:
+    data: datasets.Clips | datasets.Renderings, classes: tuple[str, ...]
+) -> datasets.Dataset:
     """The data with labels that index `classes`."""
     if data.classes == classes:
         return data
-    if isinstance(data, training.Renderings):
+    if isinstance(data, datasets.Renderings):
         raise UserError(
             f"data: renderings are of the {len(data.classes)} synthetic actions, and"
             f" the model has {len(classes)} classes; take another model or data"
         )
     index = np.array([classes.index(name) for name in data.classes])
-    return training.Clips(data.videos, index[data.labels], classes)
+    return datasets.Clips(data.videos, index[data.labels], classes)
 
 
 def _accuracy(options: argparse.Namespace) -> int:
@@ -701,8 +704,8 @@ def _evaluate(options: argparse.Namespace) -> int:
             finished, judges, _PARTNERS, lambda done: steps.update(done, {})
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(options.out, found)
-    shown.write_text(page.page(found, finished))
+    files.write_json(options.out, found)
+    files.write(shown, page.page(found, finished))
     console = Console(width=None if sys.stdout.isatty() else 1000)
     for rows in tables.of(found):
         console.print(tables.drawn(rows))

@@ -12,9 +12,9 @@ from leaps_jax.evaluation.judges import (
     ask,
     joined,
     judge,
+    motion_counts,
+    motion_test,
     seen,
-    summary,
-    truth,
 )
 from leaps_jax.evaluation.metrics import accuracy, diversity, inception_score
 from leaps_jax.evaluation.motion import (
@@ -36,10 +36,10 @@ __all__ = [
     "inception_score",
     "joined",
     "judge",
+    "motion_counts",
     "motion_energy",
+    "motion_test",
     "neighbour_change",
     "seen",
-    "summary",
-    "truth",
     "warping_error",
 ]

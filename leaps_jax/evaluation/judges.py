@@ -180,7 +180,7 @@ def joined(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def truth(
+def motion_test(
     model: Model,
     videos: np.ndarray,
     names: Sequence[str],
@@ -207,14 +207,14 @@ def truth(
       the change, to the partner (`after`). Above a half is right.
     """
     known, rows = model.spec.classes, []
-    for change, changed in CHANGES.items():
+    for change, apply in CHANGES.items():
         paired = with_partner(known, names, partners.get(change, {}))
         if not paired:
             continue
         before = seen(model, videos[paired], batch)
-        after = seen(model, changed(videos[paired]), batch)
+        after = seen(model, apply(videos[paired]), batch)
         chosen = [names[i] for i in paired]
-        for row in turns(known, chosen, partners, change, before, after):
+        for row in motion_rows(known, chosen, partners, change, before, after):
             rows.append(row | {"video": paired[row["video"]]})
     return rows
 
@@ -228,7 +228,7 @@ def with_partner(
     ]
 
 
-def turns(
+def motion_rows(
     known: Sequence[str],
     names: Sequence[str],
     partners: Partners,
@@ -236,12 +236,12 @@ def turns(
     before: np.ndarray,
     after: np.ndarray,
 ) -> list[dict[str, Any]]:
-    """The rows of `truth` for one change.
+    """The rows of `motion_test` for one change.
 
     Args:
       known: classes of the judge.
       names: n class names.
-      partners: as for `truth`.
+      partners: as for `motion_test`.
       change: which one.
       before: (n, classes) what the judge said.
       after: (n, classes) what it said after the change.
@@ -249,15 +249,15 @@ def turns(
     pairs, rows = partners.get(change, {}), []
     for i in with_partner(known, names, pairs):
         name, partner = names[i], pairs[names[i]]
-        own, other = known.index(name), known.index(partner)
+        this, other = known.index(name), known.index(partner)
         rows.append(
             {
                 "video": i,
                 "class": name,
                 "partner": partner,
                 "change": change,
-                "before": _share(before[i, own], before[i, other]),
-                "after": _share(after[i, other], after[i, own]),
+                "before": _share(before[i, this], before[i, other]),
+                "after": _share(after[i, other], after[i, this]),
             }
         )
     return rows
@@ -267,14 +267,14 @@ def _share(one: float, other: float) -> float:
     return float(one / max(one + other, 1e-12))
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Counts the rows of `truth` by change: `of`, `right` before it, `flips` after."""
+def motion_counts(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Counts rows of `motion_test` by change: `of`, `right` before, `flips` after."""
     return {
         change: {
-            "of": len(own),
-            "right": sum(row["before"] > 0.5 for row in own),
-            "flips": sum(row["after"] > 0.5 for row in own),
+            "of": len(changed),
+            "right": sum(row["before"] > 0.5 for row in changed),
+            "flips": sum(row["after"] > 0.5 for row in changed),
         }
         for change in CHANGES
-        if (own := [row for row in rows if row["change"] == change])
+        if (changed := [row for row in rows if row["change"] == change])
     }

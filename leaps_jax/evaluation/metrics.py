@@ -95,15 +95,15 @@ def accuracy(
     for a, b in (reversals or {}).items():
         if a in classes and b in classes and f"{b} / {a}" not in pairs:
             i, j = classes.index(a), classes.index(b)
-            own = (labels == i) | (labels == j)
-            if not own.any():
+            of_pair = (labels == i) | (labels == j)
+            if not of_pair.any():
                 continue
-            other = np.where(labels == i, j, i)[own]
-            rows = probabilities[own]
-            of = np.arange(len(rows))
-            choice = rows[of, labels[own]] > rows[of, other]
+            other = np.where(labels == i, j, i)[of_pair]
+            chosen = probabilities[of_pair]
+            rows = np.arange(len(chosen))
+            choice = chosen[rows, labels[of_pair]] > chosen[rows, other]
             pairs[f"{a} / {b}"] = {
-                "top1": float(right[own].mean()),
+                "top1": float(right[of_pair].mean()),
                 "choice": float(choice.mean()),
             }
     return {

@@ -26,7 +26,7 @@ def page(
     """A page in HTML that needs no other file.
 
     Args:
-      report: from `comparison.compare`.
+      report: from `runs.comparison.compare`.
       finished: by run, its `videos` and `stimuli` (n, t, h, w, 3), to show some of.
     """
     parts = [_answer(report), *map(_table, tables.of(report)[-2:]), _matrix(report)]

@@ -72,14 +72,14 @@ def evaluate(
     if batch is None and len(videos):
         batch = min(judging.batch_size(), 1 << (len(videos) - 1).bit_length())
 
-    of = _Asked(classes, partners, splits, batch, seed)
+    settings = _Settings(classes, partners, splits, batch, seed)
     table: dict[str, dict[str, Any]] = {}
     verdicts: dict[str, list[_Verdict]] = {source: [] for source in sources}
     for name, model in judges.items():
         mark = marks.get(name, "")
         table[name] = {"model": model.spec.name, "mark": mark, "counted": not mark}
         for source, clips in sources.items():
-            found = _asked(model, clips, of, source in ("videos", "stimuli"))
+            found = _verdict(model, clips, settings, source in ("videos", "stimuli"))
             table[name][source] = found.report
             if not mark:
                 verdicts[source].append(found)
@@ -144,15 +144,15 @@ class _Verdict(NamedTuple):
       report: what is told of it.
       right: {"top1", "top5", and the drop after each order: (n,)}, NaN for classes
         that the judge does not know.
-      truth: rows of `judges.truth`.
+      motion: rows of `judges.motion_test`.
     """
 
     report: dict[str, Any]
     right: dict[str, np.ndarray]
-    truth: list[dict[str, Any]]
+    motion: list[dict[str, Any]]
 
 
-class _Asked(NamedTuple):
+class _Settings(NamedTuple):
     """What is the same for all judges and sources."""
 
     classes: Sequence[str]
@@ -162,19 +162,24 @@ class _Asked(NamedTuple):
     seed: int
 
 
-def _asked(model: Model, videos: np.ndarray, of: _Asked, order: bool) -> _Verdict:
-    answers = judging.ask(model, videos, of.batch)
-    before, names = answers.probabilities, of.classes
+def _verdict(
+    model: Model, videos: np.ndarray, settings: _Settings, order: bool
+) -> _Verdict:
+    """Asks one judge about one source, with its frames in another `order` too."""
+    answers = judging.ask(model, videos, settings.batch)
+    before, names = answers.probabilities, settings.classes
     right = {f"top{k}": _right(model, before, names, k) for k in (1, 5)}
     spread: dict[str, float] = {}
     if answers.features is not None:
         spread = metrics.diversity(answers.features, names)
     report = judging.verdict(model, before, names) | {
         "known": int(np.isfinite(right["top1"]).sum()),
-        "top1": metrics.estimate(right["top1"], of.seed),
-        "top5": metrics.estimate(right["top5"], of.seed),
-        "inception_score": metrics.inception_score(before, of.splits, of.seed),
-        "diversity": metrics.estimate(list(spread.values()), of.seed)
+        "top1": metrics.estimate(right["top1"], settings.seed),
+        "top5": metrics.estimate(right["top5"], settings.seed),
+        "inception_score": metrics.inception_score(
+            before, settings.splits, settings.seed
+        ),
+        "diversity": metrics.estimate(list(spread.values()), settings.seed)
         | {"classes": len(spread), "features": answers.source},
     }
     if not order:  # noise has none to lose
@@ -182,23 +187,23 @@ def _asked(model: Model, videos: np.ndarray, of: _Asked, order: bool) -> _Verdic
 
     orders, after = {}, {}
     for name, changed in ORDERS.items():
-        after[name] = judging.seen(model, changed(videos), of.batch)
+        after[name] = judging.seen(model, changed(videos), settings.batch)
         still = _right(model, after[name], names, 1)
         right[name] = right["top1"] - still
         orders[name] = {
-            "top1": metrics.estimate(still, of.seed),
-            "drop": metrics.estimate(right[name], of.seed),
+            "top1": metrics.estimate(still, settings.seed),
+            "drop": metrics.estimate(right[name], settings.seed),
         }
-    known, truth = model.spec.classes, []
+    known, rows = model.spec.classes, []
     for change, changed in CHANGES.items():
-        if judging.with_partner(known, names, of.partners.get(change, {})):
+        if judging.with_partner(known, names, settings.partners.get(change, {})):
             if change not in after:
-                after[change] = judging.seen(model, changed(videos), of.batch)
-            truth += judging.turns(
-                known, names, of.partners, change, before, after[change]
+                after[change] = judging.seen(model, changed(videos), settings.batch)
+            rows += judging.motion_rows(
+                known, names, settings.partners, change, before, after[change]
             )
-    report |= {"order": orders, "motion": judging.summary(truth), "truth": truth}
-    return _Verdict(report, right, truth)
+    report |= {"order": orders, "motion": judging.motion_counts(rows), "truth": rows}
+    return _Verdict(report, right, rows)
 
 
 def _right(
@@ -230,22 +235,22 @@ def _mean(verdicts: Sequence[_Verdict], seed: int, n: int) -> dict[str, Any]:
     if any("order" in v.report for v in verdicts):
         found["drop"] = {name: over_judges(name) for name in ORDERS}
         found["motion"] = {
-            change: _turns(verdicts, (change,), seed, n) for change in CHANGES
+            change: _motion_shares(verdicts, (change,), seed, n) for change in CHANGES
         }
-        found["motion"]["all"] = _turns(verdicts, tuple(CHANGES), seed, n)
+        found["motion"]["all"] = _motion_shares(verdicts, tuple(CHANGES), seed, n)
     return found
 
 
-def _turns(
+def _motion_shares(
     verdicts: Sequence[_Verdict], changes: Sequence[str], seed: int, n: int
 ) -> dict[str, Any]:
-    """Of all rows of `truth`, the shares that are right, that flip, and that do both.
+    """Shares of the rows of `motion_test` that are right, that flip, and that do both.
 
     A judge that sees no motion does one or the other, and never both.
     """
     shares = ("right", "flips", "both")
     sums = {key: np.zeros(n) for key in ("of", *shares)}
-    for row in (row for v in verdicts for row in v.truth if row["change"] in changes):
+    for row in (row for v in verdicts for row in v.motion if row["change"] in changes):
         sums["of"][row["video"]] += 1
         right, flips = row["before"] > 0.5, row["after"] > 0.5
         sums["right"][row["video"]] += right
@@ -267,13 +272,13 @@ def _temporal(
         measures["warping_error"] = motion.warping_error
     found: dict[str, Any] = {"lacking": reason}
     for name, measure in measures.items():
-        own = measure(videos)
-        found[name] = {"videos": metrics.estimate(own, seed), "each_videos": own}
+        values = measure(videos)
+        found[name] = {"videos": metrics.estimate(values, seed), "each_videos": values}
         if stimuli is not None:
-            theirs = measure(stimuli)
-            found[name]["stimuli"] = metrics.estimate(theirs, seed)
-            found[name]["each_stimuli"] = theirs
-            found[name]["ratio"] = metrics.ratio(own, theirs, seed)
+            baseline = measure(stimuli)
+            found[name]["stimuli"] = metrics.estimate(baseline, seed)
+            found[name]["each_stimuli"] = baseline
+            found[name]["ratio"] = metrics.ratio(values, baseline, seed)
     return found
 
 

@@ -127,8 +127,9 @@ def points(estimate: Mapping[str, Any] | None) -> str:
 
 
 def _counts(summary: Mapping[str, Any] | None, key: str) -> str:
-    of = sum(counts["of"] for counts in (summary or {}).values())
-    return f"{sum(c[key] for c in (summary or {}).values())}/{of}" if of else "-"
+    counts = (summary or {}).values()
+    total = sum(count["of"] for count in counts)
+    return f"{sum(count[key] for count in counts)}/{total}" if total else "-"
 
 
 def judged(name: str, run: Mapping[str, Any]) -> Rows:
@@ -207,8 +208,8 @@ def pixels(runs: Mapping[str, Any]) -> Rows:
             found = temporal.get(key, {})
             value = (found.get("videos") or {}).get("value")
             times = (found.get("ratio") or {}).get("value")
-            beside = "" if times is None else f" ({times:.2f})"
-            cells.append(number(value, ".2g") + beside)
+            ratio = "" if times is None else f" ({times:.2f})"
+            cells.append(number(value, ".2g") + ratio)
         mean = (near.get("correlation") or {}).get("value")
         largest = near.get("largest_correlation")
         cells.append("-" if mean is None else f"{mean:.2f} ({largest:.2f})")

@@ -8,9 +8,11 @@ Knows Pillow, imported only to draw; knows nothing of actions, models or runs.
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from leaps_jax import files
 from leaps_jax.errors import UserError
 from leaps_jax.runs import render
 
@@ -83,16 +85,16 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     """
     path = Path(path)
     image_module, _, _ = _pillow()
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+
+    def encode(file: BinaryIO) -> None:
+        image_module.fromarray(image).save(file.name)
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image_module.fromarray(image).save(partial)
-        os.replace(partial, path)
+        files.write(path, encode, suffix=path.suffix)
     except (OSError, ValueError) as error:
         what = f"the picture cannot be written ({error})"
         raise UserError(f"path={str(path)!r}: {what}; check the folder") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _enlarged(videos: np.ndarray, least: int) -> np.ndarray:

@@ -16,9 +16,7 @@ is saved between two calls of the compiled steps, where nothing else is in fligh
 """
 
 import hashlib
-import html
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -32,20 +30,18 @@ import numpy as np
 import optax
 
 import leaps_jax
-from leaps_jax import evaluation, synthesis
-from leaps_jax.data import stimuli
-from leaps_jax.data.stimuli import FPS
+from leaps_jax import evaluation, files, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.progress import Steps, counted, interruptible
-from leaps_jax.runs import render
+from leaps_jax.runs import page, render
 from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.executable_cache import Programs
 from leaps_jax.synthesis import Problem, Snapshot
 from leaps_jax.taps import Model
 from leaps_jax.zoo import checkpoints
 
-_OWN = ["run.json", "metrics.jsonl", "videos.npz", "videos", "preview.mp4"]
-_OWN += ["comparison.gif", "index.html", "state"]
+_CONTENTS = ["run.json", "metrics.jsonl", "videos.npz", "videos", "preview.mp4"]
+_CONTENTS += ["comparison.gif", "index.html", "state"]
 _LOG_EVERY = 10  # steps between two lines of metrics.jsonl
 
 
@@ -99,7 +95,7 @@ def execute(
         record |= {"status": "running", "step": start}
         if first:
             _keep_lines(folder / "metrics.jsonl", start)
-            write_json(folder / "run.json", record)
+            files.write_json(folder / "run.json", record)
 
     config, began = problem.config, time.monotonic()
     seconds_before, saved = record["seconds"], time.monotonic()
@@ -113,11 +109,11 @@ def execute(
                 last = snapshot
                 if first:
                     _log(folder / "metrics.jsonl", problem, snapshot)
-                steps.update(snapshot.step, _shown(snapshot))
+                steps.update(snapshot.step, _means(snapshot))
                 done = snapshot.step == config.steps
                 length = len(snapshot.metrics["total"])
                 if first and preview_every and snapshot.step % preview_every < length:
-                    _preview(folder, problem, snapshot)
+                    page.write_preview(folder, problem, snapshot)
                 late = time.monotonic() - saved > save_every
                 stopping, saving = multihost.any_of(bool(stop), late)
                 if stopping or done or saving:
@@ -152,8 +148,8 @@ def execute(
     return record
 
 
-def _check_same(first: dict[str, Any], own: dict[str, Any]) -> None:
-    if changed := differences(first, own):
+def _check_same(first: dict[str, Any], identity: dict[str, Any]) -> None:
+    if changed := differences(first, identity):
         raise UserError(
             f"process={jax.process_index()}: differs from process 0 in"
             f" {', '.join(changed)}; give all processes the same arguments"
@@ -172,20 +168,16 @@ def _judged(
     }
     if new:
         videos = np.load(folder / "videos.npz")["videos"]
-        names = _class_names(problem)
+        names = page.class_names(problem)
         for role, model in counted("judge", new.items(), "models"):
             record["judges"][role] = evaluation.judge(model, videos, names)
         if "videos_not_written" not in record:
-            _write_page(folder, problem, record)
-        write_json(folder / "run.json", record)
+            page.write_page(folder, problem, record)
+        files.write_json(folder / "run.json", record)
     return record
 
 
-def _class_names(problem: Problem) -> list[str]:
-    return [problem.model.spec.classes[label] for label in problem.labels]
-
-
-def _contents(problem: Problem) -> dict[str, str | None]:
+def _digests(problem: Problem) -> dict[str, str | None]:
     """Digests: the same path may hold other pixels or weights tomorrow."""
     verifier = problem.verifier
     return {
@@ -197,10 +189,10 @@ def _contents(problem: Problem) -> dict[str, str | None]:
 
 def digest(tree: Any) -> str:
     """Of the content of all arrays, by which `identity` in run.json knows weights."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()
 
 
 def check(
@@ -224,9 +216,9 @@ _BY_CONTENTS = ("stimulus", "model", "verifier")
 
 def _identity(problem: Problem, settings: Mapping[str, Any]) -> dict[str, Any]:
     """All that makes two runs one, flat, as JSON would give it back."""
-    own = {k: v for k, v in settings.items() if k not in (*_BY_CONTENTS, "config")}
-    own |= settings.get("config", {}) | _contents(problem)
-    return json.loads(json.dumps(own))
+    compared = {k: v for k, v in settings.items() if k not in (*_BY_CONTENTS, "config")}
+    compared |= settings.get("config", {}) | _digests(problem)
+    return json.loads(json.dumps(compared))
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -246,12 +238,12 @@ def _held(
         raise UserError(f"{out}: {reason}; choose another folder")
     if not folder.exists():
         return None
-    found = [c.name for c in folder.iterdir()] if folder.is_dir() else [folder.name]
-    foreign = [name for name in found if name not in _OWN and name[0] != "."]
-    if found and (foreign or "run.json" not in found):
+    names = [c.name for c in folder.iterdir()] if folder.is_dir() else [folder.name]
+    foreign = [name for name in names if name not in _CONTENTS and name[0] != "."]
+    if names and (foreign or "run.json" not in names):
         what = f" (it holds {min(foreign)})" if foreign and folder.is_dir() else ""
         raise UserError(f"{out}: exists and is no run{what}; choose another folder")
-    if overwrite or not found:
+    if overwrite or not names:
         return None
     try:
         record = json.loads((folder / "run.json").read_text())
@@ -289,7 +281,7 @@ def _open(
             "processes": jax.process_count(),
             "seconds": 0.0,
         }
-        write_json(record_path, record)
+        files.write_json(record_path, record)
     except OSError as error:
         raise UserError(
             f"out={str(folder)!r}: cannot be written ({error.strerror}); choose"
@@ -310,12 +302,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def _shown(snapshot: Snapshot) -> dict[str, float]:
+def _means(snapshot: Snapshot) -> dict[str, float]:
     """The mean over videos of every metric at the last step of the snapshot."""
     return {name: float(v[-1].mean()) for name, v in snapshot.metrics.items()}
 
 
-def _lines(problem: Problem, snapshot: Snapshot) -> Iterator[str]:
+def _lines(problem: Problem, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    """What metrics.jsonl tells of the steps of a snapshot."""
     weights = problem.objective.weights
     first = snapshot.step - len(snapshot.metrics["total"]) + 1
     for row, total in enumerate(snapshot.metrics["total"]):
@@ -323,16 +316,14 @@ def _lines(problem: Problem, snapshot: Snapshot) -> Iterator[str]:
         if step % _LOG_EVERY and step != snapshot.step:
             continue
         raw = {name: snapshot.metrics[name][row] for name in weights}
-        yield json.dumps(
-            {
-                "step": step,
-                "total": _rounded(total),
-                "confidence": _rounded(snapshot.metrics["confidence"][row]),
-                "gradient": _rounded(snapshot.metrics["gradient"][row]),
-                "raw": {name: _rounded(v) for name, v in raw.items()},
-                "weighted": {n: _rounded(weights[n] * v) for n, v in raw.items()},
-            }
-        )
+        yield {
+            "step": step,
+            "total": _rounded(total),
+            "confidence": _rounded(snapshot.metrics["confidence"][row]),
+            "gradient": _rounded(snapshot.metrics["gradient"][row]),
+            "raw": {name: _rounded(v) for name, v in raw.items()},
+            "weighted": {n: _rounded(weights[n] * v) for n, v in raw.items()},
+        }
 
 
 def _rounded(values: np.ndarray) -> list[float]:
@@ -340,8 +331,7 @@ def _rounded(values: np.ndarray) -> list[float]:
 
 
 def _log(path: Path, problem: Problem, snapshot: Snapshot) -> None:
-    with path.open("a") as file:
-        file.writelines(line + "\n" for line in _lines(problem, snapshot))
+    files.append_json_lines(path, _lines(problem, snapshot))
 
 
 def _keep_lines(path: Path, step: int) -> None:
@@ -355,18 +345,7 @@ def _keep_lines(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except json.JSONDecodeError:  # cut short by a kill
             continue
-    _replace(path, "".join(kept).encode())
-
-
-def _preview(folder: Path, problem: Problem, snapshot: Snapshot) -> None:
-    if render.can_write() is None:
-        videos = synthesis.best_pixels(problem, snapshot.state())[:16]
-        render.write_video(folder / "preview.mp4", render.grid(videos), _fps(problem))
-
-
-def _fps(problem: Problem) -> float:
-    """Real time."""
-    return FPS / problem.model.spec.stride
+    files.write(path, "".join(kept))
 
 
 def _write_results(
@@ -380,43 +359,31 @@ def _write_results(
     numbers = parallel.own(len(problem), parallel.all_devices())
     videos = synthesis.best_pixels(problem, state)[: len(numbers)]
     everything = _write_arrays(folder, problem, videos)
-    classes = record["classes"] = _class_names(problem)
+    classes = record["classes"] = page.class_names(problem)
     with multihost.together():
         verdicts = {}
         if len(numbers):
-            own = [classes[number] for number in numbers]
+            names = [classes[number] for number in numbers]
             first, asked = multihost.first(), judges.items()
             for role, model in counted("judge", asked, "models", shown=first):
-                verdicts[role] = evaluation.judge(model, videos, own)
+                verdicts[role] = evaluation.judge(model, videos, names)
     parts = multihost.exchange(verdicts)
     record["judges"] = {
         role: evaluation.joined([part[role] for part in parts if part])
         for role in judges
     }
-    reason, names = render.can_write(), _file_names(classes)
+    reason = render.can_write()
     with multihost.together():
-        for number, video in zip(numbers, videos, strict=True):
-            if reason:
-                break
-            path = folder / "videos" / f"{names[number]}.mp4"
-            render.write_video(path, video, _fps(problem))
-            if problem.stimuli is not None:
-                path = path.with_name(f"{names[number]}_stimulus.mp4")
-                render.write_video(path, problem.stimuli[number], _fps(problem))
+        if not reason:
+            page.write_videos(folder, problem, numbers, videos)
     with multihost.together():
         if multihost.first():
             if reason:
                 record["videos_not_written"] = reason
             else:
-                if problem.stimuli is not None:
-                    shown = (problem.stimuli, everything)
-                    _write_comparison(folder, *shown, _fps(problem))
-                _write_page(folder, problem, record)
-            write_json(folder / "run.json", record)
-
-
-def _file_names(classes: list[str]) -> list[str]:
-    return [f"{i:03d}_{render.safe_name(name)}" for i, name in enumerate(classes)]
+                page.write_comparison(folder, problem, everything)
+                page.write_page(folder, problem, record)
+            files.write_json(folder / "run.json", record)
 
 
 def _write_arrays(folder: Path, problem: Problem, videos: np.ndarray) -> np.ndarray:
@@ -433,63 +400,16 @@ def _write_arrays(folder: Path, problem: Problem, videos: np.ndarray) -> np.ndar
             stimuli = np.zeros((0, *videos.shape[1:]), np.float32)
             if problem.stimuli is not None:
                 stimuli = problem.stimuli
-            temporary = folder / ".videos.npz"
-            np.savez(temporary, videos=videos, stimuli=stimuli, labels=problem.labels)
-            os.replace(temporary, folder / "videos.npz")
+            labels = problem.labels
+            files.write(
+                folder / "videos.npz",
+                lambda file: np.savez(
+                    file, videos=videos, stimuli=stimuli, labels=labels
+                ),
+            )
             for part in folder.glob(".videos-*-of-*.npy"):
                 part.unlink()
     return videos
-
-
-def _write_comparison(
-    folder: Path, stimuli: np.ndarray, videos: np.ndarray, fps: float
-) -> None:
-    """The first stimuli beside their videos, large enough to look at."""
-    shown = render.side_by_side(stimuli[:4], videos[:4])
-    times = max(1, round(240 / videos.shape[2]))
-    large = shown.repeat(times, axis=1).repeat(times, axis=2)
-    render.write_video(folder / "comparison.gif", large, fps)
-
-
-def _write_page(folder: Path, problem: Problem, record: Mapping[str, Any]) -> None:
-    spec, names = problem.model.spec, _file_names(_class_names(problem))
-    player = '<video src="videos/{}.mp4" autoplay loop muted playsinline></video>'
-    rows = []
-    for number, name in enumerate(names):
-        seen = "<br>".join(
-            f"{html.escape(role)}: {html.escape(verdict['seen'][number])}"
-            f" {verdict['confidence'][number]:.0%}"
-            for role, verdict in record["judges"].items()
-        )
-        cells = [html.escape(spec.classes[problem.labels[number]])]
-        if problem.stimuli is not None:
-            cells.append(player.format(name + "_stimulus"))
-        cells += [player.format(name), seen]
-        rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    heads = ["class", "stimulus", "synthesised", "seen as"]
-    if problem.stimuli is None:
-        heads.remove("stimulus")
-    head = "".join(f"<th>{h}</th>" for h in heads)
-    title = f"{html.escape(spec.name)}, step {record['step']} of {problem.config.steps}"
-    page = _PAGE.format(title=title, head=head, rows="\n".join(rows))
-    _replace(folder / "index.html", page.encode())
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 16px/1.4 sans-serif; margin: 2em auto; max-width: 60em }}
-video {{ width: 16em; image-rendering: pixelated; display: block }}
-td, th {{ text-align: left; padding: .4em 1em .4em 0; vertical-align: top }}
-</style>
-<h1>{title}</h1>
-<table><tr>{head}</tr>
-{rows}
-</table>
-<p>Settings and numbers: <a href="run.json">run.json</a>,
-<a href="metrics.jsonl">metrics.jsonl</a>; arrays: <a href="videos.npz">videos.npz</a>.
-</html>
-"""
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -507,31 +427,9 @@ def results(folder: Path) -> dict[str, Any]:
             found = {name: arrays[name] for name in ("videos", "stimuli")}
         found |= {name: record.get(name, {}) for name in ("settings", "identity")}
         found["classes"] = record["classes"]
-        return found | {"saved": _saved(folder, found["classes"], found["videos"])}
+        return found | {
+            "saved": page.read_videos(folder, found["classes"], found["videos"])
+        }
     except (OSError, ValueError, KeyError):
         what = "holds no finished run; give a folder that synthesize wrote"
         raise UserError(f"run={str(folder)!r}: {what}") from None
-
-
-def _saved(folder: Path, classes: list[str], videos: np.ndarray) -> np.ndarray | None:
-    paths = [folder / "videos" / f"{name}.mp4" for name in _file_names(classes)]
-    if render.can_write() or not all(path.is_file() for path in paths):
-        return None
-    try:
-        clips = [stimuli.read_clip(path, argument="run") for path in paths]
-    except UserError:
-        return None
-    _, t, h, w, _ = videos.shape  # an odd height or width was made even
-    found = [clip[:t, :h, :w].astype(np.float32) / 255 for clip in clips]
-    return np.stack(found) if {v.shape for v in found} == {(t, h, w, 3)} else None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a file that appears whole or not at all."""
-    _replace(path, (json.dumps(value, indent=1) + "\n").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name("." + path.name)
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

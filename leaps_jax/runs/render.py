@@ -6,16 +6,16 @@ models, runs or classes.
 >>> write_video("out.mp4", grid(result.videos), fps=8)  # doctest: +SKIP
 """
 
-import contextlib
 import math
 import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from leaps_jax import files
 from leaps_jax.errors import UserError
 
 
@@ -50,18 +50,17 @@ def write_video(path: str | os.PathLike[str], video: np.ndarray, fps: float) -> 
         frames = np.pad(frames, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
         options = {"codec": "h264", "crf": 16, "encoded_format": "yuv420p"}
         options["ffmpeg_args"] = ["-movflags", "+faststart"]  # plays while it loads
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix.lower()}")
+
+    def encode(file: BinaryIO) -> None:
+        _mediapy().write_video(Path(file.name), frames, fps=fps, **options)
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _mediapy().write_video(partial, frames, fps=fps, **options)
-        os.replace(partial, path)
+        files.write(path, encode, suffix=path.suffix.lower())
     except (OSError, RuntimeError, ValueError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[-1]
         what = f"the video cannot be written ({why})"
         raise UserError(f"path={str(path)!r}: {what}; check the folder") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 def can_write() -> str | None:

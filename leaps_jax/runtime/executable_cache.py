@@ -20,7 +20,6 @@ import json
 import os
 import pickle
 import platform
-import tempfile
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
+
+from leaps_jax import files
 
 T = TypeVar("T")
 
@@ -196,14 +197,7 @@ def _write(path: Path, program: Any) -> None:
 def _keep(path: Path, content: bytes, most: int) -> None:
     """Writes a file, whole at any time, and removes the oldest beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    files.write(path, content)
     by_age = sorted(path.parent.iterdir(), key=lambda old: old.stat().st_mtime)
     for old in by_age[:-most]:
         old.unlink()

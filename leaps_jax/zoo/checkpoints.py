@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from leaps_jax import files
 from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
 
@@ -283,9 +284,8 @@ def save_state(folder: str | os.PathLike[str], step: int, state: Any) -> None:
         return
     # Not by Orbax, which writes NumPy arrays on the first process alone.
     own = f"{jax.process_index()}-of-{count}.npz"
-    temporary = folder / f".{own}"
-    np.savez(temporary, *jax.tree.leaves(state))
-    os.replace(temporary, folder / f"{step}-{own}")
+    leaves = jax.tree.leaves(state)
+    files.write(folder / f"{step}-{own}", lambda file: np.savez(file, *leaves))
     steps = sorted(int(p.name.partition("-")[0]) for p in folder.glob(f"*-{own}"))
     for old in steps[:-2]:
         (folder / f"{old}-{own}").unlink()

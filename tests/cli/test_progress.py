@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from leaps_jax import ModelSpec, progress, taps, training
+from leaps_jax.data import datasets
 from leaps_jax.progress import Steps
 
 TERMS = {"total": 1234.5, "cross entropy": 2.345678, "priming": 0.12345}
@@ -110,7 +111,7 @@ def test_a_count_of_items(capsys):
 
 def test_evaluations_tell_how_far_they_are(tiny):
     videos = [np.zeros((n, 40, 50, 3), np.uint8) for n in (4, 9, 12, 5, 6)]
-    data = training.Clips(videos, np.arange(5), tiny.spec.classes)
+    data = datasets.Clips(videos, np.arange(5), tiny.spec.classes)
     seen: list[int] = []
     told = training.evaluate(tiny, data, 2, batch=4, progress=seen.append)
     assert seen == [2, 4, 5]
@@ -119,7 +120,7 @@ def test_evaluations_tell_how_far_they_are(tiny):
 
 def test_a_training_tells_how_far_its_evaluations_are(tiny):
     videos = [np.zeros((9, 40, 50, 3), np.uint8)] * 5
-    data = training.Clips(videos, np.arange(5), tiny.spec.classes)
+    data = datasets.Clips(videos, np.arange(5), tiny.spec.classes)
     recipe = training.Recipe(steps=2, batch=8, evaluations=2, views=1)
     seen: list[tuple[int, int]] = []
     told = lambda *counts: seen.append(counts)  # noqa: E731
@@ -136,7 +137,7 @@ def test_moments_tell_how_far_they_are(tiny, stimuli):
 
 def test_the_library_draws_nothing(tiny, capsys):
     spec: ModelSpec = tiny.spec
-    data = training.Clips(
+    data = datasets.Clips(
         [np.zeros((4, 40, 40, 3), np.uint8)], np.zeros(1, int), spec.classes
     )
     training.evaluate(tiny, data)

@@ -22,7 +22,7 @@ from conftest import make_tiny
 
 from leaps_jax import Config, UserError, objectives, synthesis
 from leaps_jax.cli.commands import main
-from leaps_jax.data import stimuli
+from leaps_jax.data.clips import load_stimulus
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import batches, folder, groups, journal, pipeline
 from leaps_jax.runtime import parallel
@@ -146,7 +146,7 @@ def test_a_row_is_what_one_synthesis_with_its_settings_is(
     assert not os.listdir(tmp_path / "out" / "parts")
 
     tiny = make_tiny(0)
-    stimulus = stimuli.load_stimulus(clips / "1.npz", tiny.spec)
+    stimulus = load_stimulus(clips / "1.npz", tiny.spec)
     config = dataclasses.replace(CONFIG, seed=7)
     problem = synthesis.prepare(tiny, stimulus[None], [1], config=config).repeated(4)
     *_, last = synthesis.iterate(problem)
@@ -782,13 +782,13 @@ def test_one_thread_alone_uses_the_devices(tmp_path, models, table, monkeypatch)
 
 def test_a_slow_disk_or_decoder_shows_as_idle(tmp_path, models, table, monkeypatch):
     """The clock of the idle time does see a device that waits."""
-    load = stimuli.load_stimulus
+    load = load_stimulus
 
     def slow(*args, **options):
         time.sleep(0.3)
         return load(*args, **options)
 
-    monkeypatch.setattr(stimuli, "load_stimulus", slow)
+    monkeypatch.setattr("leaps_jax.data.clips.load_stimulus", slow)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     record = jobs.execute(table, tmp_path / "out", SETTINGS, 1)
     assert record["idle_share"] > 0.2

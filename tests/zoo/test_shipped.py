@@ -10,7 +10,7 @@ import pytest
 from leaps_jax import attacks, evaluation, taps
 from leaps_jax.actions import scenes
 from leaps_jax.actions.motions import CLASSES
-from leaps_jax.data import stimuli
+from leaps_jax.data.clips import FPS
 from leaps_jax.zoo import load as loading
 
 NAMES = ("slow_r50_tiny", "x3d_xs", "timesformer_small", "vivit_small")
@@ -30,9 +30,7 @@ def model(reference):
 @functools.cache
 def renderings(frames, size, stride):
     """One clip a class; one by one, so that models of a size share a compilation."""
-    draw = functools.partial(
-        scenes.clip, frames=frames, size=size, fps=stimuli.FPS / stride
-    )
+    draw = functools.partial(scenes.clip, frames=frames, size=size, fps=FPS / stride)
     keys = [jax.random.key(1000 + i) for i in range(len(CLASSES))]
     return np.stack([draw(key, i)[0] for i, key in enumerate(keys)])
 

@@ -17,12 +17,13 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leaps_jax import files
 from leaps_jax.errors import UserError
 from leaps_jax.runs import folder as runs
 from leaps_jax.runs.jobs.table import Row, Shard
@@ -87,8 +88,7 @@ class Folder:
                 )
             if weights.keys() - held.keys() or not file.exists():
                 record["weights"] = {**held, **weights}
-                text = json.dumps(record, indent=1) + "\n"
-                self._write(file, lambda f: f.write(text.encode()))
+                files.write_json(file, record)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -137,7 +137,7 @@ class Folder:
         for run in np.split(np.arange(len(copies)), breaks):
             name = f"{copies[run[0]]:06d}-{copies[run[-1]]:06d}.npz"
             part = {key: values[run] for key, values in arrays.items()}
-            self._write_arrays(where / name, part | {"terms": terms})
+            _write_arrays(where / name, part | {"terms": terms})
         if sum(end - start for start, end, _ in self._parts(row.number)) < row.copies:
             return False
         self.join(row)
@@ -162,7 +162,7 @@ class Folder:
         facts = {"row": row.number, "seed": row.seed, "terms": terms}
         for name in ("model", "verifier", "stimulus", "label"):
             facts[name] = _readable(getattr(row, name))
-        self._write_arrays(where, arrays | facts)
+        _write_arrays(where, arrays | facts)
 
     def _place(self, number: int) -> Path:
         return self.path / "rows" / f"{number // 1000:03d}" / f"{number:06d}.npz"
@@ -181,22 +181,9 @@ class Folder:
     def _forget_parts(self, number: int) -> None:
         shutil.rmtree(self._parts_of(number), ignore_errors=True)
 
-    def _write_arrays(self, path: Path, arrays: dict[str, Any]) -> None:
-        self._write(path, lambda file: np.savez(file, **arrays))
 
-    def _write(self, path: Path, write: Callable[[Any], Any]) -> None:
-        """A file that is on the disk whole, or not there."""
-        temporary = path.with_name(f".{path.name}.{self.suffix}")
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    files.write(path, lambda file: np.savez(file, **arrays))
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

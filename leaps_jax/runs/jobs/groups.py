@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from leaps_jax import objectives, synthesis, taps
-from leaps_jax.data import stimuli
+from leaps_jax.data import clips
 from leaps_jax.errors import UserError
 from leaps_jax.runs.jobs.folder import Folder
 from leaps_jax.runs.jobs.journal import Journal, in_a_line
@@ -110,7 +110,7 @@ class Group:
         """The stimulus (t, h, w, 3) of a row, None where none is needed."""
         if not self.primed:
             return None
-        return stimuli.load_stimulus(
+        return clips.load_stimulus(
             row.stimulus,
             self.model.spec,
             short=self.settings.short,

@@ -1,14 +1,13 @@
 """How far a run of jobs is: what was done, what failed, how long the devices waited."""
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from leaps_jax import files
 from leaps_jax.errors import UserError, out_of_memory
-from leaps_jax.runs import folder as runs
 from leaps_jax.runs.jobs.folder import Folder
 from leaps_jax.runs.jobs.table import Row
 
@@ -53,9 +52,8 @@ class Journal:
             self._failing.add(number)
             if len(self._errors) < SHOWN:
                 self._errors.append((line, f"line {line}: {reason}"))
-            with self._failures.open("a") as file:
-                what = {"row": number, "line": line, "error": reason}
-                file.write(json.dumps(what) + "\n")
+            failure = {"row": number, "line": line, "error": reason}
+            files.append_json_lines(self._failures, [failure])
 
     @contextlib.contextmanager
     def failing(self, row: Row, what: str) -> Iterator[None]:
@@ -102,7 +100,7 @@ class Journal:
             "idle_seconds": round(self._idle, 4),
             "idle_share": round(self.idle(), 5),
         }
-        runs.write_json(self._record, record)
+        files.write_json(self._record, record)
         return record | {"errors": [what for _, what in sorted(self._errors)]}
 
 

@@ -18,7 +18,7 @@ from leaps_jax.runs import folder as runs
 from leaps_jax.synthesis import prepare
 from leaps_jax.zoo import checkpoints
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 
 SCRIPT = """
 import sys

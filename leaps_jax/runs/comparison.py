@@ -43,9 +43,8 @@ def compare(
     digests = {name: runs.digest(model.variables) for name, model in judges.items()}
     found: dict[str, Any] = {}
     for name, run in finished.items():
-        settings = run["settings"]
-        found[name] = {key: settings.get(key) for key in ("model", "verifier")}
-        found[name] |= evaluation.evaluate(
+        models = {key: run["settings"].get(key) for key in ("model", "verifier")}
+        found[name] = models | evaluation.evaluate(
             run["videos"],
             run["classes"],
             judges,

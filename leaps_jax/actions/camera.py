@@ -1,0 +1,76 @@
+"""The camera of a scene: where it stands, how it moves, and what it projects."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from leaps_jax.actions.sampling import uniform
+
+
+class Camera(NamedTuple):
+    """Where it stands and how it moves: scalars, and `pan`, `pan_speed` (2,)."""
+
+    distance: jax.Array
+    elevation: jax.Array
+    height: jax.Array
+    focal: jax.Array  # frame heights per unit of x / depth
+    roll: jax.Array
+    roll_speed: jax.Array
+    zoom_speed: jax.Array
+    pan: jax.Array
+    pan_speed: jax.Array
+
+
+def draw_camera(key: jax.Array) -> Camera:
+    """Eye level, 4 to 7 m away; drifts, zooms and turns a little."""
+    keys = jax.random.split(key, 9)
+    distance = uniform(keys[0], 4.0, 7.0)
+    share = uniform(keys[1], 0.52, 0.75)  # of the frame, for 1.75 m
+    return Camera(
+        distance=distance,
+        elevation=uniform(keys[2], 0.0, 0.3),
+        height=uniform(keys[3], 0.95, 1.1),
+        focal=share * distance / 1.75,
+        roll=uniform(keys[4], -0.06, 0.06),
+        roll_speed=uniform(keys[5], -0.05, 0.05),
+        zoom_speed=uniform(keys[6], -0.08, 0.08),
+        pan=uniform(keys[7], -0.08, 0.08, (2,)) * jnp.array([1.0, 0.5]),
+        pan_speed=uniform(keys[8], -0.05, 0.05, (2,)),
+    )
+
+
+def project(camera: Camera, points: jax.Array, time: jax.Array):
+    """World points (..., t, 3) to the screen.
+
+    Returns:
+      (..., t, 2) x to the right and y down in frame heights from the middle, and the
+      scale (..., t) in frame heights a metre.
+    """
+    flat, scale = project_level(camera, points)
+    zoom = 1 + camera.zoom_speed * time
+    turned = rotated(camera, flat * zoom[:, None], time, 1.0)
+    return turned + pan_at(camera, time), scale * zoom
+
+
+def project_level(camera: Camera, points: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`project` for a camera that stands still and level."""
+    x, y, z = jnp.moveaxis(points, -1, 0)
+    y = y - camera.height
+    sin, cos = jnp.sin(camera.elevation), jnp.cos(camera.elevation)
+    y, z = y * cos - z * sin, z * cos + y * sin
+    scale = camera.focal / jnp.maximum(camera.distance - z, 0.5)
+    return jnp.stack([x, -y], -1) * scale[..., None], scale
+
+
+def rotated(camera: Camera, points, time, sign) -> jax.Array:
+    """Points (..., t, 2) of the screen, turned by the camera's roll, or back (-1)."""
+    roll = sign * (camera.roll + camera.roll_speed * time)
+    sin, cos = jnp.sin(roll), jnp.cos(roll)
+    x, y = points[..., 0], points[..., 1]
+    return jnp.stack([x * cos - y * sin, x * sin + y * cos], -1)
+
+
+def pan_at(camera: Camera, time) -> jax.Array:
+    """How far the picture is shifted at times (t,): (t, 2) in frame heights."""
+    return camera.pan + camera.pan_speed * time[:, None]

@@ -1,0 +1,419 @@
+"""The clips that a user names, as a model takes them.
+
+A source of clips is one of
+
+* a clip: `.mp4 .avi .mkv .webm .mov .m4v .gif`, `.npy`, `.npz`, or a folder of frames;
+* a folder of clips, or of class folders of clips (`<class>/<clip>`);
+* `tfds:NAME/SPLIT`, such as `tfds:ucf101/test` or `tfds:ucf101/ucf101_2/train[:10]`;
+* `actions:CLASS` or `actions:CLASS/SEED`, a rendering of a synthetic action.
+
+>>> stimuli = load_stimuli(["clip.mp4"], model.spec)  # doctest: +SKIP
+"""
+
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from leaps_jax.actions import motions, scenes
+from leaps_jax.config import ModelSpec
+from leaps_jax.data import arrays, ffmpeg, resizing, tfds
+from leaps_jax.errors import UserError, bad_argument, nearest
+from leaps_jax.runtime import parallel
+from leaps_jax.video import sample_frames
+
+PathLike = str | os.PathLike[str]
+
+_FILES = ffmpeg.SUFFIXES + arrays.SUFFIXES
+_ACCEPTED = f"{' '.join(_FILES)} or a folder of {' '.join(arrays.FRAMES)} frames"
+_ACTIONS = "actions:"
+FPS = 30  # frames a second that a model's stride counts in
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Where a clip lies.
+
+    Attributes:
+      path: a file or a folder of frames.
+      label: the name of its class folder; None outside a `<class>/<clip>` tree.
+    """
+
+    path: Path
+    label: str | None = None
+
+
+def load_stimuli(
+    paths: PathLike | Sequence[PathLike],
+    spec: ModelSpec,
+    *,
+    short: str = "refuse",
+    data_dir: PathLike | None = None,
+    argument: str = "stimulus",
+) -> np.ndarray:
+    """Loads clips the way a model takes them.
+
+    Frames are sampled around the middle of the clip at the spec's stride; the short
+    side is resized to the spec's size and the centre cropped, so nothing is stretched.
+
+    Args:
+      paths: clips, folders of clips or `tfds:NAME/SPLIT`.
+      spec: of the model.
+      short: for a clip with too few frames, "refuse" it or "loop" it.
+      data_dir: where TFDS keeps its data sets; by default `TFDS_DATA_DIR` or
+        `~/tensorflow_datasets`.
+      argument: the name that errors give to `paths`.
+
+    Returns:
+      (N, T, H, W, 3) float32 in [0, 1].
+
+    Raises:
+      UserError: a clip is missing, broken or too short.
+
+    >>> load_stimuli("clip.mp4", model.spec).shape  # doctest: +SKIP
+    (1, 8, 182, 182, 3)
+    """
+    videos, _ = load_labelled(
+        paths, spec, short=short, data_dir=data_dir, argument=argument
+    )
+    return videos
+
+
+def load_stimulus(
+    path: PathLike,
+    spec: ModelSpec,
+    *,
+    short: str = "refuse",
+    data_dir: PathLike | None = None,
+    argument: str = "stimulus",
+) -> np.ndarray:
+    """Loads a single clip, (t, h, w, 3), in the thread of the caller.
+
+    Arguments and errors are those of `load_stimuli`; several clips are one more error.
+    """
+    total, sources = _sources(path, argument, data_dir, spec)
+    if total != 1:
+        raise bad_argument(argument, path, f"holds {total} clips; name one of them")
+    video, _ = _load_one(next(sources), spec, short, argument)
+    return video
+
+
+def load_labelled(
+    paths: PathLike | Sequence[PathLike],
+    spec: ModelSpec,
+    *,
+    short: str = "refuse",
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    data_dir: PathLike | None = None,
+    argument: str = "stimulus",
+) -> tuple[np.ndarray, list[str | None]]:
+    """Loads clips with the names of their classes; see `load_stimuli`.
+
+    Args:
+      paths: clips, `<class>/<clip>` folders or `tfds:NAME/SPLIT`.
+      spec: of the model.
+      short: "refuse" or "loop".
+      limit: take this many clips, evenly spaced over all of them.
+      progress: called with (clips read, clips in all) after each clip.
+      data_dir: where TFDS keeps its data sets.
+      argument: the name that errors give to `paths`.
+
+    Returns:
+      Videos (N, T, H, W, 3) float32 in [0, 1], and N class names, None for a clip
+      outside a tree or without a label.
+
+    Raises:
+      UserError: a clip is missing, broken or too short.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit={limit}: must be at least 1")
+    total, sources = _sources(paths, argument, data_dir, spec)
+    if limit is not None and limit < total:
+        wanted = {i * total // limit for i in range(limit)}
+        sources = (source for i, source in enumerate(sources) if i in wanted)
+        total = limit
+    load = functools.partial(_load_one, spec=spec, short=short, argument=argument)
+    videos, labels = [], []
+    for video, label in _in_threads(load, sources):
+        videos.append(video)
+        labels.append(label)
+        if progress:
+            progress(len(videos), total)
+    return np.stack(videos), labels
+
+
+def read_tree(
+    source: PathLike,
+    short_side: int,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    data_dir: PathLike | None = None,
+    argument: str = "data",
+) -> tuple[list[np.ndarray], np.ndarray, tuple[str, ...]]:
+    """Reads a whole data set into memory, every frame of it, small.
+
+    Args:
+      source: a `<class>/<clip>` folder or `tfds:NAME/SPLIT`.
+      short_side: pixels to which each clip's short side is resized.
+      progress: called with (clips read, clips in all) after each clip.
+      data_dir: where TFDS keeps its data sets.
+      argument: the name that errors give to `source`.
+
+    Returns:
+      The clips, each (t, h, w, 3) uint8 with lengths and shapes of their own; labels
+      (N,) int32; the class names that the labels index.
+
+    Raises:
+      UserError: the data holds no clip, or one that is broken or without a class.
+    """
+    if short_side < 1:
+        raise UserError(f"short_side={short_side}: must be at least 1")
+    classes = class_names(source, data_dir=data_dir, argument=argument)
+    total, sources = _sources(source, argument, data_dir)
+
+    def load(clip: "_Source") -> tuple[np.ndarray, int]:
+        frames, label = clip.read()
+        if label is None:
+            what = "has no class; give <class>/<clip> folders or a labelled data set"
+            raise bad_argument(argument, clip.name, what)
+        return resizing.resize_short_side(frames, short_side), classes.index(label)
+
+    clips, labels = [], []
+    for clip, label in _in_threads(load, sources):
+        clips.append(clip)
+        labels.append(label)
+        if progress:
+            progress(len(clips), total)
+    return clips, np.array(labels, np.int32), classes
+
+
+def class_names(
+    paths: PathLike | Sequence[PathLike],
+    *,
+    data_dir: PathLike | None = None,
+    argument: str = "data",
+) -> tuple[str, ...]:
+    """The classes of trees (sorted) or of TFDS data sets (in the order of the labels).
+
+    Raises:
+      UserError: there are none.
+    """
+    found = []
+    for path in _listed(paths, argument):
+        if str(path).startswith(tfds.PREFIX):
+            data = tfds.Split(str(path), data_dir, argument)
+            found.append(data.classes)
+        else:
+            clips = find_clips(path, argument=argument)
+            found.append(tuple(sorted({c.label for c in clips if c.label})))
+        if not found[-1]:
+            raise bad_argument(
+                argument, path, "has no classes; give <class>/<clip> folders"
+            )
+    if len(set(found)) == 1:
+        return found[0]
+    return tuple(sorted(set(itertools.chain(*found))))
+
+
+# Finding.
+
+
+def find_clips(
+    paths: PathLike | Sequence[PathLike], *, argument: str = "stimulus"
+) -> list[Clip]:
+    """Lists the clips of files, folders of frames, and folders of clips or classes.
+
+    Hidden files and, inside folders, files of other kinds are passed over.
+
+    Args:
+      paths: what to look through, in order; the contents of folders are sorted.
+      argument: the name that errors give to `paths`.
+
+    Raises:
+      UserError: a path does not exist, is of an unknown kind, or holds no clip.
+
+    >>> find_clips("data")  # doctest: +SKIP
+    [Clip(path=Path('data/run/a.mp4'), label='run'), ...]
+    """
+    clips: list[Clip] = []
+    for path in _listed(paths, argument):
+        clips += _find_in(Path(path).expanduser(), argument)
+    return clips
+
+
+def _find_in(path: Path, argument: str) -> list[Clip]:
+    if not path.exists():
+        hint = "no such file or folder; a TFDS data set is written tfds:NAME/SPLIT"
+        raise bad_argument(argument, path, hint)
+    if _is_clip(path):
+        return [Clip(path)]
+    if not path.is_dir():
+        kind = (
+            f"{path.suffix!r} is not a clip's extension" if path.suffix else "no clip"
+        )
+        raise bad_argument(argument, path, f"{kind}; accepted: {_ACCEPTED}")
+    clips = []
+    for child in _children(path):
+        if _is_clip(child):
+            clips.append(Clip(child))
+        elif child.is_dir():
+            inside = [Clip(c, child.name) for c in _children(child) if _is_clip(c)]
+            if not inside:
+                what = f"the class folder {child.name!r} holds no clips"
+                raise bad_argument(argument, path, f"{what}; fill or remove it")
+            clips += inside
+    if not clips:
+        raise bad_argument(argument, path, f"holds no clips; accepted: {_ACCEPTED}")
+    return clips
+
+
+def _is_clip(path: Path) -> bool:
+    if not path.is_dir():
+        return path.suffix.lower() in _FILES
+    children = _children(path)
+    # A poster image beside videos does not make their folder a clip.
+    return any(arrays.is_frame(c) for c in children) and not any(
+        c.is_dir() or c.suffix.lower() in _FILES for c in children
+    )
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(c for c in folder.iterdir() if not c.name.startswith("."))
+
+
+def _listed(paths: PathLike | Sequence[PathLike], argument: str) -> Sequence[PathLike]:
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not listed:
+        raise UserError(f"{argument}=[]: give at least one clip")
+    return listed
+
+
+# Reading.
+
+
+def read_clip(path: PathLike, *, argument: str = "stimulus") -> np.ndarray:
+    """Reads every frame of one clip.
+
+    Args:
+      path: a video, an array file or a folder of frames (frame_2 before frame_10). An
+        array file holds one clip (t, h, w, 3), uint8 or float in [0, 1]; in a `.npz`
+        it is `video`, `frames` or the first array.
+      argument: the name that errors give to `path`.
+
+    Returns:
+      (t, h, w, 3) uint8. Grey clips are repeated over RGB, alpha is dropped.
+
+    Raises:
+      UserError: the clip is missing, empty, broken or of an unknown kind.
+    """
+    path = Path(path).expanduser()
+    if [clip.path for clip in _find_in(path, argument)] != [path]:
+        raise bad_argument(argument, path, "is a folder of clips; give one of them")
+    try:
+        if path.is_dir():
+            frames = arrays.read_frames(path)
+        elif path.stat().st_size == 0:
+            raise UserError("the file is empty; replace it")
+        elif path.suffix.lower() in arrays.SUFFIXES:
+            frames = arrays.read_array(path)
+        else:
+            frames = ffmpeg.read_video(path)
+    except (UserError, OSError) as error:
+        raise bad_argument(argument, path, error) from None
+    return frames
+
+
+# From sources to arrays.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A clip that is yet to be read: `read()` gives its frames and its label."""
+
+    name: str
+    read: Callable[[], tfds.LabelledClip]
+
+
+def _sources(
+    paths: PathLike | Sequence[PathLike],
+    argument: str,
+    data_dir: PathLike | None,
+    spec: ModelSpec | None = None,
+) -> tuple[int, Iterator[_Source]]:
+    """The number of clips behind `paths`, and the clips; a rendering needs the spec."""
+    total = 0
+    parts: list[Iterator[_Source]] = []
+
+    def of_file(clip: Clip) -> _Source:
+        read = functools.partial(read_clip, clip.path, argument=argument)
+        return _Source(str(clip.path), lambda: (read(), clip.label))
+
+    for path in _listed(paths, argument):
+        if str(path).startswith(tfds.PREFIX):
+            data = tfds.Split(str(path), data_dir, argument)
+            total += data.count
+            parts.append(itertools.starmap(_Source, data.clips()))
+        elif str(path).startswith(_ACTIONS) and spec is not None:
+            total += 1
+            parts.append(iter([_rendering(str(path), spec, argument)]))
+        else:
+            clips = find_clips(path, argument=argument)
+            total += len(clips)
+            parts.append(map(of_file, clips))
+    return total, itertools.chain(*parts)
+
+
+def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
+    """A synthetic action that is just as long as the model's window."""
+    name, _, seed = path.removeprefix(_ACTIONS).partition("/")
+    if name not in motions.CLASSES:
+        raise bad_argument(
+            argument, path, f"no such class; {nearest(name, motions.CLASSES)}"
+        )
+    if seed and not seed.isdecimal():
+        raise bad_argument(
+            argument, path, f"seed {seed!r} is no number; write {name}/7"
+        )
+
+    def read() -> tuple[np.ndarray, str]:
+        with parallel.on_processor():  # in threads that must not wait for a GPU
+            video, _ = scenes.clip(
+                jax.random.key(int(seed or 0)),
+                motions.CLASSES.index(name),
+                frames=spec.window,
+                size=spec.size,
+                fps=FPS,
+            )
+        return np.rint(np.asarray(video) * 255).astype(np.uint8), name
+
+    return _Source(path, read)
+
+
+def _in_threads(function: Callable[[_Source], Any], sources: Iterator[_Source]) -> Any:
+    """Maps in order, a few clips at a time, so that few are held at full size."""
+    workers = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        while batch := list(itertools.islice(sources, 2 * workers)):
+            yield from pool.map(function, batch)
+
+
+def _load_one(
+    source: _Source, spec: ModelSpec, short: str, argument: str
+) -> tfds.LabelledClip:
+    # A bad `short` is refused here, before it could be blamed on the clip.
+    sample_frames(spec.window, spec.frames, spec.stride, short=short)
+    frames, label = source.read()
+    try:
+        chosen = sample_frames(len(frames), spec.frames, spec.stride, short=short)
+    except UserError as error:
+        raise bad_argument(argument, source.name, error) from None
+    video = resizing.resize_and_crop(frames[chosen], spec.size) / np.float32(255)
+    return np.clip(video, 0, 1), label

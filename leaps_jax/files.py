@@ -1,0 +1,79 @@
+"""Writing files that appear whole or not at all.
+
+>>> write(Path("note.txt"), "text")                             # doctest: +SKIP
+>>> write(Path("x.npz"), lambda file: np.savez(file, x=x))      # doctest: +SKIP
+"""
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def write(
+    path: Path,
+    content: str | bytes | Callable[[BinaryIO], Any],
+    *,
+    suffix: str = ".tmp",
+) -> None:
+    """Writes or replaces a file; no reader ever sees a part of it.
+
+    The content goes to a temporary file in the same folder, which then takes the place
+    of the file. If writing fails, the file stays as it was and the temporary one is
+    removed. Permissions follow the umask.
+
+    Args:
+      path: of the file; its folder must exist.
+      content: text (UTF-8), bytes, or a function that writes to an open file, or to
+        that file's `name`.
+      suffix: of the temporary file, for writers that choose a format by it.
+
+    Raises:
+      OSError: the file cannot be written, or what `content` raises.
+    """
+    # The name is random, so that two writers never share a temporary file, and mode x
+    # fails where anything has that name, a link too.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix}")
+    with temporary.open("xb") as file, _removed_on_error(temporary):
+        if callable(content):
+            content(file)
+        else:
+            file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    with _removed_on_error(temporary):
+        os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON, as `write` does."""
+    write(path, json.dumps(value, indent=1) + "\n")
+
+
+def append_json_lines(path: Path, values: Iterable[Any]) -> None:
+    """Adds values to the end of a file, each as a line of JSON."""
+    with path.open("a") as file:
+        file.writelines(json.dumps(value) + "\n" for value in values)
+
+
+@contextlib.contextmanager
+def _removed_on_error(temporary: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts the file's new name on the disk, where the system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,148 @@
+"""What to look at in the folder of a run: mp4 files, comparison.gif and index.html."""
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leaps_jax import files, synthesis
+from leaps_jax.data import clips
+from leaps_jax.errors import UserError
+from leaps_jax.runs import render
+from leaps_jax.synthesis import Problem, Snapshot
+
+_PREVIEWED = 16  # videos in preview.mp4
+_COMPARED = 4  # videos in comparison.gif
+_WIDTH = 240  # pixels of a video in comparison.gif, at least
+
+
+def class_names(problem: Problem) -> list[str]:
+    """The class of each video."""
+    return [problem.model.spec.classes[label] for label in problem.labels]
+
+
+def write_videos(
+    folder: Path, problem: Problem, numbers: np.ndarray, videos: np.ndarray
+) -> None:
+    """Writes videos, and the stimuli that they were made from, as mp4 files.
+
+    Args:
+      folder: of the run.
+      problem: of the run.
+      numbers: (n,) positions of the videos among those of the run.
+      videos: (n, t, h, w, 3) in [0, 1].
+    """
+    names = _file_names(class_names(problem))
+    for number, video in zip(numbers, videos, strict=True):
+        path = folder / "videos" / f"{names[number]}.mp4"
+        render.write_video(path, video, _fps(problem))
+        if problem.stimuli is not None:
+            path = path.with_name(f"{names[number]}_stimulus.mp4")
+            render.write_video(path, problem.stimuli[number], _fps(problem))
+
+
+def read_videos(
+    folder: Path, classes: Sequence[str], videos: np.ndarray
+) -> np.ndarray | None:
+    """Reads the mp4 files of all videos.
+
+    Args:
+      folder: of the run.
+      classes: n class names of the videos.
+      videos: (n, t, h, w, 3) that were written.
+
+    Returns:
+      (n, t, h, w, 3) float32 in [0, 1], or None where a file is missing or broken.
+    """
+    paths = [folder / "videos" / f"{name}.mp4" for name in _file_names(classes)]
+    if render.can_write() or not all(path.is_file() for path in paths):
+        return None
+    try:
+        decoded = [clips.read_clip(path, argument="run") for path in paths]
+    except UserError:
+        return None
+    _, t, h, w, _ = videos.shape  # an odd height or width was made even
+    cut = [clip[:t, :h, :w].astype(np.float32) / 255 for clip in decoded]
+    return np.stack(cut) if {clip.shape for clip in cut} == {(t, h, w, 3)} else None
+
+
+def write_preview(folder: Path, problem: Problem, snapshot: Snapshot) -> None:
+    """Writes preview.mp4, the first videos as they are now, where that is possible."""
+    if render.can_write() is None:
+        videos = synthesis.best_pixels(problem, snapshot.state())[:_PREVIEWED]
+        render.write_video(folder / "preview.mp4", render.grid(videos), _fps(problem))
+
+
+def write_comparison(folder: Path, problem: Problem, videos: np.ndarray) -> None:
+    """Writes comparison.gif, the first stimuli beside their videos, if there are any.
+
+    Args:
+      folder: of the run.
+      problem: of the run.
+      videos: (n, t, h, w, 3) in [0, 1], all of the run.
+    """
+    if problem.stimuli is None:
+        return
+    pairs = render.side_by_side(problem.stimuli[:_COMPARED], videos[:_COMPARED])
+    factor = max(1, round(_WIDTH / videos.shape[2]))
+    enlarged = pairs.repeat(factor, axis=1).repeat(factor, axis=2)
+    render.write_video(folder / "comparison.gif", enlarged, _fps(problem))
+
+
+def write_page(folder: Path, problem: Problem, record: Mapping[str, Any]) -> None:
+    """Writes index.html, which shows stimuli, videos and what the judges see.
+
+    Args:
+      folder: of the run.
+      problem: of the run.
+      record: the content of run.json.
+    """
+    spec, classes = problem.model.spec, class_names(problem)
+    player = '<video src="videos/{}.mp4" autoplay loop muted playsinline></video>'
+    rows = []
+    for number, name in enumerate(_file_names(classes)):
+        seen = "<br>".join(
+            f"{html.escape(role)}: {html.escape(verdict['seen'][number])}"
+            f" {verdict['confidence'][number]:.0%}"
+            for role, verdict in record["judges"].items()
+        )
+        cells = [html.escape(classes[number])]
+        if problem.stimuli is not None:
+            cells.append(player.format(name + "_stimulus"))
+        cells += [player.format(name), seen]
+        rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+    heads = ["class", "stimulus", "synthesised", "seen as"]
+    if problem.stimuli is None:
+        heads.remove("stimulus")
+    head = "".join(f"<th>{h}</th>" for h in heads)
+    title = f"{html.escape(spec.name)}, step {record['step']} of {problem.config.steps}"
+    page = _PAGE.format(title=title, head=head, rows="\n".join(rows))
+    files.write(folder / "index.html", page)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 16px/1.4 sans-serif; margin: 2em auto; max-width: 60em }}
+video {{ width: 16em; image-rendering: pixelated; display: block }}
+td, th {{ text-align: left; padding: .4em 1em .4em 0; vertical-align: top }}
+</style>
+<h1>{title}</h1>
+<table><tr>{head}</tr>
+{rows}
+</table>
+<p>Settings and numbers: <a href="run.json">run.json</a>,
+<a href="metrics.jsonl">metrics.jsonl</a>; arrays: <a href="videos.npz">videos.npz</a>.
+</html>
+"""
+
+
+def _file_names(classes: Sequence[str]) -> list[str]:
+    return [f"{i:03d}_{render.safe_name(name)}" for i, name in enumerate(classes)]
+
+
+def _fps(problem: Problem) -> float:
+    """Real time."""
+    return clips.FPS / problem.model.spec.stride

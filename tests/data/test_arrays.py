@@ -1,0 +1,103 @@
+"""NumPy files and folders of frames come back as written, and bad ones say so."""
+
+import numpy as np
+import pytest
+from clip_files import SPEC, Image, circle, refusal, rms, write_frames
+
+from leaps_jax.data.clips import load_stimuli, read_clip
+
+
+def test_frames_in_natural_order(tmp_path):
+    video = np.arange(12, dtype=np.uint8)[:, None, None, None] * 20
+    video = np.broadcast_to(video, (12, 6, 8, 3))
+    folder = write_frames(tmp_path / "frames", video)
+    (folder / ".hidden.png").write_text("not an image")
+    (folder / "notes.txt").write_text("not a frame")
+    np.testing.assert_array_equal(read_clip(folder), video)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_lossy_frames(tmp_path, suffix):
+    video = circle(3)
+    folder = write_frames(tmp_path / "frames", video, suffix)
+    assert rms(read_clip(folder), video) < 12
+
+
+def test_frames_with_alpha_palette_and_16_bit_grey(tmp_path):
+    grey = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    rgb = np.repeat(grey[..., None], 3, axis=-1)
+    alpha = np.concatenate([rgb, np.full((6, 8, 1), 9, np.uint8)], axis=-1)
+    Image.fromarray(grey).save(tmp_path / "1.png")
+    Image.fromarray(alpha).save(tmp_path / "2.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "3.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "4.png")
+    np.testing.assert_array_equal(read_clip(tmp_path), np.stack([rgb] * 4))
+
+
+@pytest.mark.parametrize("key", ["video", "frames", "anything"])
+def test_npz_keys(tmp_path, key):
+    video = circle(3)
+    arrays = {"zzz": np.zeros(3), key: video} if key != "anything" else {key: video}
+    np.savez(tmp_path / "clip.npz", **arrays)
+    np.testing.assert_array_equal(read_clip(tmp_path / "clip.npz"), video)
+
+
+def test_array_types(tmp_path):
+    video = circle(3)
+    path = tmp_path / "clip.npy"
+    variants = {
+        "float32": (video / 255).astype(np.float32),
+        "float16": (video / 255).astype(np.float16),
+        "int64": video.astype(np.int64),
+        "rgba": np.concatenate([video, video[..., :1]], axis=-1),
+    }
+    for name, array in variants.items():
+        np.save(path, array)
+        np.testing.assert_array_equal(read_clip(path), video, name)
+    grey = video[..., 0]
+    for array in (grey, grey[..., None]):
+        np.save(path, array)
+        expected = np.repeat(grey[..., None], 3, axis=-1)
+        np.testing.assert_array_equal(read_clip(path), expected)
+
+
+def test_bad_arrays(tmp_path):
+    clip = np.zeros((4, 8, 8, 3), np.float32)
+    infinite = clip.copy()
+    infinite[1, 2, 3, 0] = np.inf
+    cases = {
+        "nan": (np.full_like(clip, np.nan), "non-finite"),
+        "inf": (infinite, "non-finite"),
+        "bytes": (clip + 200, "[0, 1]"),
+        "negative": (clip - 1, "[0, 1]"),
+        "wide": (clip.astype(np.int32) + 256, "0..255"),
+        "bool": (clip > 0, "uint8"),
+        "image": (clip[0], "(8, 8, 3)"),
+        "batch": (clip[None], "(1, 4, 8, 8, 3)"),
+        "none": (clip[:0], "(0, 8, 8, 3)"),
+        "planes": (np.zeros((4, 3, 8, 8)), "(4, 3, 8, 8)"),
+    }
+    for name, (array, expected) in cases.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        text = refusal(load_stimuli, tmp_path / f"{name}.npy", SPEC)
+        assert f"{name}.npy" in text and expected in text
+    np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "nothing.npz")
+    (tmp_path / "text.npz").write_text("no array")
+    np.savez(tmp_path / "whole.npz", video=clip)
+    whole = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    for name in ("pickle.npy", "nothing.npz", "text.npz", "cut.npz"):
+        assert name in refusal(load_stimuli, tmp_path / name, SPEC)
+
+
+def test_bad_frames(tmp_path):
+    folder = write_frames(tmp_path / "frames", circle(3))
+    Image.new("RGB", (5, 7)).save(folder / "frame_3.png")
+    text = refusal(read_clip, folder)
+    assert "frame_3.png is 5x7" in text and "64x48" in text
+    (folder / "frame_3.png").write_text("no image")
+    assert "frame_3.png is no image" in refusal(read_clip, folder)
+    whole = (folder / "frame_1.png").read_bytes()
+    (folder / "frame_3.png").write_bytes(whole[: len(whole) // 2])
+    assert "frame_3.png is no image" in refusal(read_clip, folder)

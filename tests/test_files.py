@@ -1,0 +1,98 @@
+"""Files appear whole or not at all."""
+
+import os
+import secrets
+import stat
+
+import pytest
+
+from leaps_jax import files
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, old):
+    path = tmp_path / "a.txt"
+    if old:
+        path.write_text(old)
+
+    def half(file):
+        file.write(b"half")
+        raise RuntimeError("no space left")
+
+    with pytest.raises(RuntimeError, match="no space left"):
+        files.write(path, half)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ([old] if old else [])
+
+
+def test_a_file_that_cannot_be_replaced_leaves_no_temporary_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        files.write(tmp_path / "folder", "text")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "grün",
+        "grün".encode(),
+        lambda file: file.write("grün".encode()),
+        lambda file: open(file.name, "wb").write("grün".encode()),
+    ],
+    ids=["text", "bytes", "file", "path"],
+)
+def test_content_of_every_kind(tmp_path, content):
+    path = tmp_path / "a.txt"
+    path.write_text("a longer text than the new one")
+    files.write(path, content)
+    assert path.read_text(encoding="utf-8") == "grün"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_temporary_file_is_beside_and_has_the_suffix(tmp_path):
+    seen = []
+    files.write(tmp_path / "a.gif", lambda file: seen.append(file.name), suffix=".gif")
+    (folder, name) = os.path.split(seen[0])
+    assert folder == str(tmp_path) and name != "a.gif"
+    assert name.startswith(".a.gif.") and name.endswith(".gif")
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600)])
+def test_permissions_follow_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        files.write(tmp_path / "a.txt", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
+
+
+def test_a_link_in_the_place_of_the_temporary_file_is_not_followed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "known")
+    victim, link = tmp_path / "victim", tmp_path / ".a.txt.known.tmp"
+    victim.write_text("precious")
+    link.symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        files.write(tmp_path / "a.txt", "text")
+    assert victim.read_text() == "precious" and link.is_symlink()
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_a_link_is_replaced_and_what_it_names_stays(tmp_path):
+    victim, link = tmp_path / "victim", tmp_path / "a.txt"
+    victim.write_text("precious")
+    link.symlink_to(victim)
+    files.write(link, "text")
+    assert victim.read_text() == "precious"
+    assert link.read_text() == "text" and not link.is_symlink()
+
+
+def test_json(tmp_path):
+    files.write_json(tmp_path / "a.json", {"a": [1]})
+    assert (tmp_path / "a.json").read_text() == '{\n "a": [\n  1\n ]\n}\n'
+    for values in ([{"a": 1}], [], [{"a": 2}, {"a": 3}]):
+        files.append_json_lines(tmp_path / "a.jsonl", values)
+    expected = '{"a": 1}\n{"a": 2}\n{"a": 3}\n'
+    assert (tmp_path / "a.jsonl").read_text() == expected
