@@ -14,13 +14,13 @@ import published
 import pytest
 
 from leaps_jax import Config, training
-from leaps_jax.cli import commands as cli
+from leaps_jax.cli.main import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def test_the_table_of_models_is_the_zoo(capsys):
-    assert cli.main(["models", "--markdown"]) == 0
+    assert main(["models", "--markdown"]) == 0
     assert capsys.readouterr().out in README
 
 
@@ -31,7 +31,7 @@ def test_every_option_of_readme_exists(capsys):
         *("accuracy", "evaluate", "actions", "demo"),
     ):
         with pytest.raises(SystemExit):
-            cli.main([command, "--help"])
+            main([command, "--help"])
         helped += capsys.readouterr().out
     bash = "".join(re.findall(r"```bash\n(.*?)```", README, re.S))
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", bash)) - {"--check"}
@@ -189,7 +189,7 @@ def follow(names: dict, capsys, skipped: dict, smaller: dict) -> list[str]:
                     continue
                 words = shlex.split(command)
                 assert words[0] == "leaps-jax", f"README: cannot run {command}"
-                code = cli.main(settled(words[1:]))
+                code = main(settled(words[1:]))
                 assert code == 0, f"README: {command}\n{capsys.readouterr().err}"
                 ran.append(command)
     return ran

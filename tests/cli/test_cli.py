@@ -16,7 +16,7 @@ import published
 import pytest
 
 from leaps_jax import Model, objectives, synthesis
-from leaps_jax.cli.commands import main
+from leaps_jax.cli.main import main
 from leaps_jax.models import timesformer
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading

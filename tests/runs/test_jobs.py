@@ -21,7 +21,7 @@ import pytest
 from conftest import make_tiny
 
 from leaps_jax import Config, UserError, objectives, synthesis
-from leaps_jax.cli.commands import main
+from leaps_jax.cli.main import main
 from leaps_jax.data import stimuli
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import batches, folder, groups, journal, pipeline
