@@ -75,8 +75,8 @@ SKIPPED = {
 #: Commands of the heavy test alone.
 HEAVY = {
     r"^leaps-jax synthesize .*@weights/x3d_xs": "two X3D compile for a minute",
-    r"^leaps-jax demo": "three networks: test_cli.py runs it",
-    r"^leaps-jax accuracy": "renders with optimisations off; test_cli.py reads clips",
+    r"^leaps-jax demo": "three networks: test_demo.py runs it",
+    r"^leaps-jax accuracy": "renders with optimisations off: see test_accuracy.py",
     r"--tfds": "TensorFlow: test_actions.py writes the data set",
     r"--shard": "another network of the table",
     r"^leaps-jax train .*--data synthetic_actions": "compiles for a minute",

@@ -30,7 +30,7 @@ def moving_bars(count: int, seed: int) -> Clips:
 
 @pytest.fixture(scope="module")
 def model(request):
-    from conftest import TinyNet
+    from tiny import TinyNet
 
     from leaps_jax import Model
 

@@ -21,27 +21,29 @@ def add(commands: arguments.Commands) -> None:
         "See the synthetic actions: a contact sheet, clips, and a data set for TFDS.",
         "leaps-jax actions --out actions/ --clips 4",
     )
-    add = sub.add_argument
+    option = sub.add_argument
     default = gallery.Settings()
-    add("--out", type=Path, metavar="DIR", help="folder of the contact sheet")
-    add(
+    option("--out", type=Path, metavar="DIR", help="folder of the contact sheet")
+    option(
         "--clips",
         type=int,
         metavar="N",
         help="clips of each class: as DIR/clips/<class>/<clip>.mp4, none by default;"
         " with --tfds, to train on, 100 by default, and a fifth as many to test on",
     )
-    add("--frames", type=int, default=default.frames, metavar="N", help="of a model")
-    add("--size", type=int, default=default.size, metavar="N", help="pixels")
-    add(
+    option("--frames", type=int, default=default.frames, metavar="N", help="of a model")
+    option("--size", type=int, default=default.size, metavar="N", help="pixels")
+    option(
         "--stride",
         type=int,
         default=default.stride,
         metavar="N",
         help=f"of a model; clips have frames * stride frames, {stimuli.FPS} a second",
     )
-    add("--seed", type=int, default=default.seed, metavar="N", help="of every draw")
-    add("--tfds", action="store_true", help="write the data set tfds:synthetic_actions")
+    option("--seed", type=int, default=default.seed, metavar="N", help="of every draw")
+    option(
+        "--tfds", action="store_true", help="write the data set tfds:synthetic_actions"
+    )
     arguments.add_data_dir(sub)
     arguments.add_overwrite(sub)
 

@@ -25,18 +25,22 @@ def add(commands: arguments.Commands) -> None:
         "Time the update step, with random weights if none are given.",
         "leaps-jax bench --model slow_r50 --verifier x3d_xs --batch 8 --json",
     )
-    add = sub.add_argument
-    add("--model", required=True, metavar="NAME[@WEIGHTS]", help="to be inverted")
-    add("--verifier", metavar="NAME[@WEIGHTS]", help="none by default")
-    add("--batch", type=int, required=True, metavar="N", help="videos, on all devices")
-    add("--frames", type=int, metavar="N", help="of the model, with random weights")
-    add("--size", type=int, metavar="N", help="likewise, in pixels")
-    add("--verifier-size", type=int, metavar="N", help="likewise of the verifier")
+    option = sub.add_argument
+    option("--model", required=True, metavar="NAME[@WEIGHTS]", help="to be inverted")
+    option("--verifier", metavar="NAME[@WEIGHTS]", help="none by default")
+    option(
+        "--batch", type=int, required=True, metavar="N", help="videos, on all devices"
+    )
+    option("--frames", type=int, metavar="N", help="of the model, with random weights")
+    option("--size", type=int, metavar="N", help="likewise, in pixels")
+    option("--verifier-size", type=int, metavar="N", help="likewise of the verifier")
     arguments.add_dtype(sub)
-    add("--remat", action="store_true", help="recompute blocks to save memory")
-    add("--steps", type=int, default=50, metavar="N", help="of one call; 5 are timed")
+    option("--remat", action="store_true", help="recompute blocks to save memory")
+    option(
+        "--steps", type=int, default=50, metavar="N", help="of one call; 5 are timed"
+    )
     arguments.add_parametrization(sub)
-    add("--json", action="store_true", help="print JSON, not a table")
+    option("--json", action="store_true", help="print JSON, not a table")
 
 
 def run(options: argparse.Namespace) -> int:

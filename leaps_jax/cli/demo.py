@@ -22,16 +22,16 @@ def add(commands: arguments.Commands) -> None:
         "Invert a model that comes with the project: nothing to download.",
         'leaps-jax demo --label "jumping jack" --out demo/',
     )
-    add = sub.add_argument
-    add(
+    option = sub.add_argument
+    option(
         "--label",
         default="waving both hands",
         metavar="CLASS",
         help="a synthetic action",
     )
-    add("--out", default="demo", metavar="DIR", help="folder of the run")
-    add("--steps", default="250", metavar="N", help="250 by default")
-    add("--seed", default="1", metavar="N", help="of stimulus and noise")
+    option("--out", default="demo", metavar="DIR", help="folder of the run")
+    option("--steps", default="250", metavar="N", help="250 by default")
+    option("--seed", default="1", metavar="N", help="of stimulus and noise")
     arguments.add_overwrite(sub)
 
 

@@ -33,7 +33,7 @@ def add(commands: arguments.Commands) -> None:
         " --label jack --out run/\n"
         "  leaps-jax synthesize --jobs jobs.csv --out videos/ --batch 32",
     )
-    add = sub.add_argument
+    option = sub.add_argument
     what = sub.add_mutually_exclusive_group(required=True)
     what.add_argument(
         "--model",
@@ -49,21 +49,21 @@ def add(commands: arguments.Commands) -> None:
         " empty. Other settings hold for every row; the same command goes on with the"
         " rows that are not done",
     )
-    add(
+    option(
         "--verifier",
         metavar="NAME@WEIGHTS",
         help="another model of the same domain, whose feature statistics the videos"
         " should have; best one trained against attacks, such as"
         " slow_r50_tiny@robust",
     )
-    add(
+    option(
         "--judge",
         nargs="+",
         default=[],
         metavar="NAME@WEIGHTS",
         help="other models that classify the result",
     )
-    add(
+    option(
         "--stimulus",
         nargs="+",
         default=[],
@@ -71,40 +71,40 @@ def add(commands: arguments.Commands) -> None:
         help="video files, folders of frames, <class>/<clip> trees, tfds:NAME/split or"
         " actions:CLASS",
     )
-    add(
+    option(
         "--label",
         nargs="+",
         default=[],
         metavar="NAME_OR_INDEX",
         help="target classes; left out, the class folders of the stimuli",
     )
-    add("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
-    add(
+    option("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
+    option(
         "--method",
         default="leaps",
         metavar="METHOD",
         help=" | ".join(objectives.METHODS),
     )
     arguments.add_parametrization(sub)
-    add("--copies", type=int, default=1, metavar="N", help="videos per pair")
+    option("--copies", type=int, default=1, metavar="N", help="videos per pair")
     jobs.add(sub)
-    add("--steps", type=int, metavar="N", help="optimisation steps")
-    add("--seed", type=int, metavar="N", help="of every random draw")
-    add("--frames", type=int, metavar="N", help="frames, if not the model's own")
-    add("--size", type=int, metavar="N", help="pixels, if not the model's own")
-    add("--stride", type=int, metavar="N", help="source frames between two frames")
-    add(
+    option("--steps", type=int, metavar="N", help="optimisation steps")
+    option("--seed", type=int, metavar="N", help="of every random draw")
+    option("--frames", type=int, metavar="N", help="frames, if not the model's own")
+    option("--size", type=int, metavar="N", help="pixels, if not the model's own")
+    option("--stride", type=int, metavar="N", help="source frames between two frames")
+    option(
         "--short",
         default="refuse",
         metavar="refuse|loop",
         help="what to do with a clip that has too few frames",
     )
-    add(
+    option(
         "--dtype",
         metavar="float32|bfloat16",
         help="compute type; bfloat16 on accelerators, float32 on CPU by default",
     )
-    add(
+    option(
         "--set",
         nargs="+",
         default=[],
@@ -115,36 +115,36 @@ def add(commands: arguments.Commands) -> None:
             f.name for f in dataclasses.fields(Config) if f.name != "parametrization"
         ),
     )
-    add(
+    option(
         "--remat",
         action="store_true",
         help="recompute blocks in the backward pass: slower, with less memory (not on"
         " CPUs, where XLA undoes it)",
     )
     arguments.add_data_dir(sub)
-    add(
+    option(
         "--save-every",
         type=float,
         default=30.0,
         metavar="SECONDS",
         help="how often the state is saved for resuming",
     )
-    add(
+    option(
         "--preview-every",
         type=int,
         default=100,
         metavar="STEPS",
         help="how often preview.mp4 is written, 0 for never",
     )
-    add(
+    option(
         "--coordinator",
         metavar="HOST:PORT|auto",
         help="run over several processes, all started with this command: an address of"
         " the first at which all reach it; auto on TPU pods, Slurm and Open MPI. DIR"
         " must be on a disk that they share",
     )
-    add("--processes", type=int, metavar="N", help="how many processes there are")
-    add("--process", type=int, metavar="I", help="which one this is, from 0")
+    option("--processes", type=int, metavar="N", help="how many processes there are")
+    option("--process", type=int, metavar="I", help="which one this is, from 0")
     arguments.add_overwrite(sub)
 
 

@@ -33,7 +33,7 @@ def add(commands: arguments.Commands) -> None:
         " synthetic actions.",
         "leaps-jax train --model x3d_xs_small --data clips/ --out weights/",
     )
-    add = sub.add_argument
+    option = sub.add_argument
     recipe = training.Recipe()
     start = sub.add_mutually_exclusive_group(required=True)
     start.add_argument(
@@ -47,22 +47,22 @@ def add(commands: arguments.Commands) -> None:
     )
     arguments.add_data(sub, "--data", "labelled clips", required=True)
     arguments.add_data(sub, "--eval-data", "held-out labelled clips")
-    add("--out", required=True, type=Path, metavar="CHECKPOINT", help="folder")
-    add("--steps", type=int, default=recipe.steps, metavar="N")
-    add("--batch", type=int, default=recipe.batch, metavar="N")
-    add("--frames", type=int, metavar="N", help="frames of a clip")
-    add("--size", type=int, metavar="N", help="height and width in pixels")
-    add("--stride", type=int, metavar="N", help="source frames between two frames")
-    add("--seed", type=int, default=recipe.seed, metavar="N")
-    add("--evaluations", type=int, default=recipe.evaluations, metavar="N")
-    add("--learning-rate", type=float, default=recipe.learning_rate, metavar="X")
-    add("--weight-decay", type=float, default=recipe.weight_decay, metavar="X")
-    add(
+    option("--out", required=True, type=Path, metavar="CHECKPOINT", help="folder")
+    option("--steps", type=int, default=recipe.steps, metavar="N")
+    option("--batch", type=int, default=recipe.batch, metavar="N")
+    option("--frames", type=int, metavar="N", help="frames of a clip")
+    option("--size", type=int, metavar="N", help="height and width in pixels")
+    option("--stride", type=int, metavar="N", help="source frames between two frames")
+    option("--seed", type=int, default=recipe.seed, metavar="N")
+    option("--evaluations", type=int, default=recipe.evaluations, metavar="N")
+    option("--learning-rate", type=float, default=recipe.learning_rate, metavar="X")
+    option("--weight-decay", type=float, default=recipe.weight_decay, metavar="X")
+    option(
         "--flip",
         action="store_true",
         help="mirror half of the clips; only if no class changes by it",
     )
-    add(
+    option(
         "--hints",
         type=float,
         default=recipe.hints,
@@ -70,7 +70,7 @@ def add(commands: arguments.Commands) -> None:
         help="weight of a loss that tells tokens where the joints of a rendered figure"
         " are; 1 for the shipped transformers",
     )
-    add(
+    option(
         "--robust",
         type=float,
         metavar="RADIUS",
@@ -80,7 +80,7 @@ def add(commands: arguments.Commands) -> None:
         " 3 for the shipped ones (16 frames of 80 to 112 pixels)",
     )
     arguments.add_attack(sub, attacks.Attack(1.0))
-    add(
+    option(
         "--attack-warmup",
         type=float,
         metavar="X",

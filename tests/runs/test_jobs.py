@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_tiny
+from tiny import make_tiny
 
 from leaps_jax import Config, UserError, objectives, synthesis
 from leaps_jax.cli.main import main
