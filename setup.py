@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(
-    r'__version__ = "(.+?)"', (HERE / "leaps_jax" / "__init__.py").read_text()
+    r'__version__ = "(.+?)"', (HERE / "leaps_jax" / "version.py").read_text()
 ).group(1)
 
 SHIPPED = "leaps_jax.shipped"  # weights, no modules
@@ -63,7 +63,7 @@ setup(
         "rich>=13",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["leaps-jax = leaps_jax.cli.commands:main"]},
+    entry_points={"console_scripts": ["leaps-jax = leaps_jax.cli.main:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

@@ -19,14 +19,15 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
 )
 
-# leaps_jax first, since it sets a flag that JAX reads when it is imported
-from leaps_jax import Config, objectives, synthesis  # isort: skip
-from leaps_jax.kernels import dispatch  # isort: skip
-from leaps_jax.runtime import executable_cache  # isort: skip
-from leaps_jax.zoo import build as zoo  # isort: skip
-from leaps_jax.zoo import load as loading  # isort: skip
 import jax
 from jax.experimental import topologies
+
+from leaps_jax import Config, objectives, synthesis
+from leaps_jax.cli.main import turn_off_triton_gemm
+from leaps_jax.kernels import dispatch
+from leaps_jax.runtime import executable_cache
+from leaps_jax.zoo import build as zoo
+from leaps_jax.zoo import load as loading
 
 # bytes of shared memory: of a multiprocessor, and the most of one block
 SHARED = {"7": (65536, 65536), "8.0": (167936, 166912), "8": (102400, 101376)}
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL:BATCH[:SIZE]")
     parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
+    turn_off_triton_gemm()
     devices = absent(options.capability)
     capability = float(options.capability)
     with (

@@ -14,13 +14,13 @@ import re
 import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
 
-# leaps_jax first, since it sets a flag that JAX reads when it is imported
-from leaps_jax import bench  # isort: skip
-from leaps_jax.zoo import build as zoo  # isort: skip
-from leaps_jax.zoo import load as loading  # isort: skip
-import jax
+from leaps_jax import bench
+from leaps_jax.cli.main import turn_off_triton_gemm
+from leaps_jax.zoo import build as zoo
+from leaps_jax.zoo import load as loading
 
 STEPS = 20
 # the first that is a part of a kernel's name
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL:BATCH")
     parser.add_argument("--top", type=int, default=20, metavar="N")
     options = parser.parse_args()
+    turn_off_triton_gemm()
     for text in options.models:
         name, batch = text.split(":")
         found = kernels(name, int(batch))

@@ -25,6 +25,7 @@ import numpy as np
 import leaps_jax as lj
 from leaps_jax import evaluation, objectives
 from leaps_jax.actions import motions
+from leaps_jax.cli.main import turn_off_triton_gemm
 from leaps_jax.evaluation import metrics
 from leaps_jax.runs import contact_sheet
 
@@ -362,6 +363,7 @@ def main() -> None:
     two = commands.add_parser("report", help="print the tables of a folder")
     two.add_argument("out", type=Path)
     options = parser.parse_args()
+    turn_off_triton_gemm()
     {"run": do, "report": report}[options.command](options)
 
 

@@ -6,28 +6,22 @@ model = lj.load_model("x3d_xs@weights")
 stimuli = lj.load_stimuli(["clip.mp4"], model.spec)
 result = lj.synthesize(model, stimuli, labels=["jack"])
 result.videos  # (1, t, h, w, 3) in [0, 1]
+
+On a GPU, set XLA_FLAGS=--xla_gpu_enable_triton_gemm=false before JAX starts, as the
+command `leaps-jax` does: XLA's Triton GEMM fusion can abort the process.
 """
 
-import os as _os
-
-# XLA's Triton GEMM fusion aborts the process on some products of a folded
-# (batch x time) reshape (JAX 0.11.2, H200); a value that is set stays.
-if "xla_gpu_enable_triton_gemm" not in _os.environ.get("XLA_FLAGS", ""):
-    _flags = _os.environ.get("XLA_FLAGS", "")
-    _os.environ["XLA_FLAGS"] = f"{_flags} --xla_gpu_enable_triton_gemm=false".strip()
-
-from leaps_jax import evaluation, objectives, parametrizations, transforms  # noqa: E402
-from leaps_jax.config import Config, ModelSpec, preset  # noqa: E402
-from leaps_jax.data.clips import load_stimuli  # noqa: E402
-from leaps_jax.errors import UserError  # noqa: E402
-from leaps_jax.parametrizations import Parametrization  # noqa: E402
-from leaps_jax.runtime.executable_cache import Programs  # noqa: E402
-from leaps_jax.synthesis import Result, synthesize  # noqa: E402
-from leaps_jax.taps import Model, estimate_moments, features, predict  # noqa: E402
-from leaps_jax.zoo.build import names as list_models  # noqa: E402
-from leaps_jax.zoo.load import convert, load_model  # noqa: E402
-
-__version__ = "0.1.0"
+from leaps_jax import evaluation, objectives, parametrizations, transforms
+from leaps_jax.config import Config, ModelSpec, preset
+from leaps_jax.data.clips import load_stimuli
+from leaps_jax.errors import UserError
+from leaps_jax.parametrizations import Parametrization
+from leaps_jax.runtime.executable_cache import Programs
+from leaps_jax.synthesis import Result, synthesize
+from leaps_jax.taps import Model, estimate_moments, features, predict
+from leaps_jax.version import __version__ as __version__
+from leaps_jax.zoo.build import names as list_models
+from leaps_jax.zoo.load import convert, load_model
 
 __all__ = [
     "Config",

@@ -2,6 +2,6 @@
 
 import sys
 
-from leaps_jax.cli.commands import main
+from leaps_jax.cli.main import main
 
 sys.exit(main())

@@ -14,7 +14,7 @@ from leaps_jax.actions.figure import draw_body, draw_style
 from leaps_jax.actions.motions import CLASSES
 from leaps_jax.actions.poses import Clock
 from leaps_jax.actions.skeleton import JOINTS
-from leaps_jax.cli.commands import main
+from leaps_jax.cli.main import main
 from leaps_jax.config import ModelSpec
 from leaps_jax.data.clips import load_labelled, read_clip, read_tree
 from leaps_jax.data.tfds import import_tfds

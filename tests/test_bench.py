@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from leaps_jax import bench
-from leaps_jax.cli import commands as cli
+from leaps_jax.cli.main import main
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import costs
 
@@ -20,7 +20,7 @@ def report(tmp_path_factory):
         lines: list[str] = []
         patch.setattr("builtins.print", lambda line, **_: lines.append(line))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        assert cli.main(words.split()) == 0
+        assert main(words.split()) == 0
     return json.loads(lines[-1])  # after those of the progress
 
 
@@ -71,7 +71,7 @@ def test_ceilings_are_of_this_device():
     ],
 )
 def test_mistakes_are_one_line(capsys, words, message):
-    assert cli.main(["bench", *words.split()]) == 2
+    assert main(["bench", *words.split()]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

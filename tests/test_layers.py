@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 #: Bottom first: packages, with all in them that is not named elsewhere, and modules. A
 #: module may import those of lower ranks, and of its own rank its package's alone.
 LAYERS = [
-    # mistakes of users, lines of progress, files: nothing of this package
-    {"errors", "progress", "files"},
+    # mistakes of users, lines of progress, files, the version: nothing of this package
+    {"errors", "progress", "files", "version"},
     # one operation each, in the form that each machine runs fast: JAX alone
     {"kernels"},
     # architectures: their layers and kernels; nothing of LEAPS
@@ -50,7 +50,8 @@ KEPT = {
     "mediapy": {"data.ffmpeg", "runs.render"},
     "imageio_ffmpeg": {"data.ffmpeg", "runs.render"},
     "PIL": {"data.arrays", "data.resizing", "runs.contact_sheet"},
-    "rich": {"progress", "cli.commands", "evaluation.tables"},
+    "rich": {"progress", "evaluation.tables"}
+    | {"cli.models", "cli.accuracy", "cli.evaluate", "cli.bench"},
     "cv2": {"evaluation.motion"},
     "matplotlib": {"evaluation.page"},
 }
@@ -139,6 +140,19 @@ def test_no_module_imports_itself_through_others():
     list(graphlib.TopologicalSorter(graph).static_order())  # else CycleError
 
 
+def test_no_module_imports_the_root():
+    """Its modules, yes, but not the names that `__init__` has for users."""
+    known = modules()
+    for name, tree in known.items():
+        if name in DOORS:
+            continue
+        found = imports(tree)
+        assert "leaps_jax" not in found, name
+        assert [
+            i for i in found if i.startswith("leaps_jax.") and not own(i, known)
+        ] == []
+
+
 def test_kernels_know_jax_alone():
     known = modules()
     for name, tree in known.items():
@@ -172,3 +186,11 @@ def test_import_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert out.stdout.strip() == "[]"
+
+
+def test_import_changes_no_environment():
+    code = (
+        "import os, flax.linen, optax; before = dict(os.environ); import leaps_jax;"
+        "assert dict(os.environ) == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

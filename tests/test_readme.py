@@ -14,14 +14,14 @@ import published
 import pytest
 
 from leaps_jax import Config
-from leaps_jax.cli import commands as cli
+from leaps_jax.cli.main import main
 from leaps_jax.data import datasets
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 def test_the_table_of_models_is_the_zoo(capsys):
-    assert cli.main(["models", "--markdown"]) == 0
+    assert main(["models", "--markdown"]) == 0
     assert capsys.readouterr().out in README
 
 
@@ -32,7 +32,7 @@ def test_every_option_of_readme_exists(capsys):
         *("accuracy", "evaluate", "actions", "demo"),
     ):
         with pytest.raises(SystemExit):
-            cli.main([command, "--help"])
+            main([command, "--help"])
         helped += capsys.readouterr().out
     bash = "".join(re.findall(r"```bash\n(.*?)```", README, re.S))
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", bash)) - {"--check"}
@@ -76,8 +76,8 @@ SKIPPED = {
 #: Commands of the heavy test alone.
 HEAVY = {
     r"^leaps-jax synthesize .*@weights/x3d_xs": "two X3D compile for a minute",
-    r"^leaps-jax demo": "three networks: test_cli.py runs it",
-    r"^leaps-jax accuracy": "renders with optimisations off; test_cli.py reads clips",
+    r"^leaps-jax demo": "three networks: test_demo.py runs it",
+    r"^leaps-jax accuracy": "renders with optimisations off: see test_accuracy.py",
     r"--tfds": "TensorFlow: test_actions.py writes the data set",
     r"--shard": "another network of the table",
     r"^leaps-jax train .*--data synthetic_actions": "compiles for a minute",
@@ -190,7 +190,7 @@ def follow(names: dict, capsys, skipped: dict, smaller: dict) -> list[str]:
                     continue
                 words = shlex.split(command)
                 assert words[0] == "leaps-jax", f"README: cannot run {command}"
-                code = cli.main(settled(words[1:]))
+                code = main(settled(words[1:]))
                 assert code == 0, f"README: {command}\n{capsys.readouterr().err}"
                 ran.append(command)
     return ran

@@ -31,7 +31,7 @@ def moving_bars(count: int, seed: int) -> Clips:
 
 @pytest.fixture(scope="module")
 def model(request):
-    from conftest import TinyNet
+    from tiny import TinyNet
 
     from leaps_jax import Model
 

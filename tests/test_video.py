@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TinyNet
+from tiny import TinyNet
 
 from leaps_jax import Config, objectives, synthesis
 from leaps_jax import video as video_lib

@@ -29,7 +29,6 @@ import jaxlib
 import numpy as np
 import optax
 
-import leaps_jax
 from leaps_jax import evaluation, files, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.progress import Steps, counted, interruptible
@@ -38,6 +37,7 @@ from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.executable_cache import Programs
 from leaps_jax.synthesis import Problem, Snapshot
 from leaps_jax.taps import Model
+from leaps_jax.version import __version__
 from leaps_jax.zoo import checkpoints
 
 _CONTENTS = ["run.json", "metrics.jsonl", "videos.npz", "videos", "preview.mp4"]
@@ -293,7 +293,7 @@ def _open(
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
     return {
-        "leaps_jax": leaps_jax.__version__,
+        "leaps_jax": __version__,
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
         "flax": flax.__version__,

@@ -12,7 +12,7 @@ import parity
 import pytest
 
 from leaps_jax import Config, Model, synthesize, taps, transforms
-from leaps_jax.cli import commands as cli
+from leaps_jax.cli.main import main
 from leaps_jax.kernels import depthwise, dispatch, resize
 from leaps_jax.kernels.frame_distances import frame_distances
 from leaps_jax.runs import folder as runs
@@ -194,7 +194,7 @@ def test_convert_then_synthesize(family, tmp_path, capsys):
     save(parity.weights(golden), tmp_path / "published.safetensors")
     weights = tmp_path / "weights"
     words = ["convert", name, str(tmp_path / "published.safetensors"), str(weights)]
-    assert cli.main(words) == 0, capsys.readouterr().err
+    assert main(words) == 0, capsys.readouterr().err
     assert len(loading.load_model(f"{name}@{weights}").spec.classes) == 400
 
     clip = np.random.default_rng(0).random((frames, size, size, 3), np.float32)
@@ -203,7 +203,7 @@ def test_convert_then_synthesize(family, tmp_path, capsys):
     words += ["--stimulus", str(tmp_path / "clip.npy"), "--out", str(tmp_path / "run")]
     words += ["--frames", str(frames), "--size", str(size), "--stride", "1"]
     words += ["--steps", "3", "--set", "steps_per_call=1", "--preview-every", "0"]
-    assert cli.main(words) == 0, capsys.readouterr().err
+    assert main(words) == 0, capsys.readouterr().err
     made = runs.results(tmp_path / "run")
     assert made["classes"] == ["juggling balls"]
     assert made["videos"].shape == (1, frames, size, size, 3)

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import make_tiny
+from tiny import make_tiny
 
 from leaps_jax import Config, UserError, objectives, synthesis
-from leaps_jax.cli.commands import main
+from leaps_jax.cli.main import main
 from leaps_jax.data.clips import load_stimulus
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import batches, folder, groups, journal, pipeline

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from leaps_jax import Model, taps
-from leaps_jax.cli import commands as cli
+from leaps_jax.cli.main import main
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading
 
@@ -207,5 +207,5 @@ def test_a_mistake_of_one_process_ends_all(root):
 )
 def test_arguments_that_do_not_fit_are_refused(words, said, capsys):
     common = ["synthesize", "--model", "x3d_xs@actions", "--out", "nowhere"]
-    assert cli.main([*common, *words]) == 2
+    assert main([*common, *words]) == 2
     assert said in capsys.readouterr().err

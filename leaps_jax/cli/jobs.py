@@ -1,0 +1,93 @@
+"""`leaps-jax synthesize --jobs`: the videos of a table."""
+
+import argparse
+import shlex
+import sys
+
+from leaps_jax.cli import arguments, inputs
+from leaps_jax.errors import UserError
+from leaps_jax.runs import jobs
+
+#: Options of synthesize that a table rules out, and the remedies.
+RULED_OUT = {
+    **dict.fromkeys(
+        ("verifier", "stimulus", "label", "copies", "seed"),
+        "every row gives its own; make it a column",
+    ),
+    "coordinator": "no process waits for another; leave it out",
+    "judge": "leave it out",
+    "save_every": "rows are saved as they finish; leave it out",
+    "preview_every": "leave it out",
+    "overwrite": "rows are never written twice; choose another folder",
+}
+
+
+def add(sub: argparse.ArgumentParser) -> None:
+    """Adds the options that only a table takes."""
+    sub.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="with --jobs: videos on all devices at a time,"
+        f" {arguments.BATCH} by default",
+    )
+    sub.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="with --jobs: do rows I-1, I-1+N, I-1+2N and so on, I from 1 to N; by"
+        " default those of --process among --processes, which need no --coordinator",
+    )
+
+
+def run(options: argparse.Namespace, defaults: argparse.Namespace) -> int:
+    """Makes the videos; `defaults` has the options as they are when left out."""
+    _check(options, defaults)
+    shard = options.shard
+    if shard is None and None not in (options.process, options.processes):
+        shard = f"{options.process + 1}/{options.processes}"
+    shared = ("method", "frames", "size", "stride", "short", "dtype", "remat")
+    record = jobs.execute(
+        options.jobs,
+        options.out,
+        jobs.Settings(
+            config=inputs.config(options),
+            data_dir=options.data_dir,
+            **{name: getattr(options, name) for name in shared},
+        ),
+        arguments.BATCH if options.batch is None else options.batch,
+        jobs.Shard.parse(shard),
+        inputs.programs(),
+    )
+    if record["failed"] and not record["finished"] + record["done_before"]:
+        if all(line.endswith(jobs.TOO_LARGE) for line in record["errors"]):
+            raise MemoryError
+    said = list(record["errors"])
+    if record["failed"]:
+        rows = "row" if record["failed"] == 1 else "rows"
+        failures = options.out / record["failures"]
+        said.append(f"{record['failed']} {rows} failed: {failures}")
+    if record["batches"] > 1:
+        idle = f"{record['idle_share']:.2%} of the time after the first batch"
+        said.append(f"{record['batches']} batches; devices waited for {idle}")
+    for line in said:
+        print(line, file=sys.stderr)
+    done = record["done_before"] + record["finished"]
+    print(f"results: {done} of {record['rows']} rows in {options.out / 'rows'}")
+    if record["status"] == "stopped":
+        line = f"stopped; the same command goes on with {options.out}"
+        print(line, file=sys.stderr)
+        return 130
+    return 1 if record["failed"] else 0
+
+
+def _check(options: argparse.Namespace, defaults: argparse.Namespace) -> None:
+    """Refuses options that do not go with a table."""
+    for name, remedy in RULED_OUT.items():
+        given = getattr(options, name)
+        if given != getattr(defaults, name):
+            values = given if isinstance(given, list) else [given]
+            words = [str(value) for value in values if value is not True]
+            flag = shlex.join(["--" + name.replace("_", "-"), *words])
+            raise UserError(f"{flag}: not together with --jobs; {remedy}")
+    if any(text.partition("=")[0] == "seed" for text in options.set):
+        raise UserError(f"--set seed: not together with --jobs; {RULED_OUT['seed']}")

@@ -1,0 +1,301 @@
+"""`leaps-jax synthesize`: inverts a model."""
+
+import argparse
+import dataclasses
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from leaps_jax import objectives, synthesis, taps
+from leaps_jax.cli import arguments, inputs, jobs, memory
+from leaps_jax.config import Config
+from leaps_jax.data.clips import load_labelled
+from leaps_jax.errors import UserError
+from leaps_jax.progress import Steps
+from leaps_jax.runs import folder as runs
+from leaps_jax.runtime import multihost
+from leaps_jax.taps import Model
+from leaps_jax.zoo import load as loading
+
+
+def add(commands: arguments.Commands) -> None:
+    """Adds the command and its arguments."""
+    sub = arguments.add_command(
+        commands,
+        "synthesize",
+        run,
+        "Invert a model: videos that it sees as the labels, primed by stimuli. The"
+        " same command resumes a run.",
+        "leaps-jax synthesize --model x3d_xs@weights --stimulus clip.mp4"
+        " --label jack --out run/\n"
+        "  leaps-jax synthesize --jobs jobs.csv --out videos/ --batch 32",
+    )
+    option = sub.add_argument
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--model",
+        metavar="NAME@WEIGHTS",
+        help="a zoo name and a checkpoint folder or published file",
+    )
+    what.add_argument(
+        "--jobs",
+        type=Path,
+        metavar="FILE",
+        help="a CSV table with the columns model, verifier, stimulus, label, copies,"
+        " seed; verifier, copies (1) and seed (the number of the row, from 0) may be"
+        " empty. Other settings hold for every row; the same command goes on with the"
+        " rows that are not done",
+    )
+    option(
+        "--verifier",
+        metavar="NAME@WEIGHTS",
+        help="another model of the same domain, whose feature statistics the videos"
+        " should have; best one trained against attacks, such as"
+        " slow_r50_tiny@robust",
+    )
+    option(
+        "--judge",
+        nargs="+",
+        default=[],
+        metavar="NAME@WEIGHTS",
+        help="other models that classify the result",
+    )
+    option(
+        "--stimulus",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="video files, folders of frames, <class>/<clip> trees, tfds:NAME/split or"
+        " actions:CLASS",
+    )
+    option(
+        "--label",
+        nargs="+",
+        default=[],
+        metavar="NAME_OR_INDEX",
+        help="target classes; left out, the class folders of the stimuli",
+    )
+    option("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
+    option(
+        "--method",
+        default="leaps",
+        metavar="METHOD",
+        help=" | ".join(objectives.METHODS),
+    )
+    arguments.add_parametrization(sub)
+    option("--copies", type=int, default=1, metavar="N", help="videos per pair")
+    jobs.add(sub)
+    option("--steps", type=int, metavar="N", help="optimisation steps")
+    option("--seed", type=int, metavar="N", help="of every random draw")
+    option("--frames", type=int, metavar="N", help="frames, if not the model's own")
+    option("--size", type=int, metavar="N", help="pixels, if not the model's own")
+    option("--stride", type=int, metavar="N", help="source frames between two frames")
+    option(
+        "--short",
+        default="refuse",
+        metavar="refuse|loop",
+        help="what to do with a clip that has too few frames",
+    )
+    option(
+        "--dtype",
+        metavar="float32|bfloat16",
+        help="compute type; bfloat16 on accelerators, float32 on CPU by default",
+    )
+    option(
+        "--set",
+        nargs="+",
+        default=[],
+        action="extend",
+        metavar="KEY=VALUE",
+        help="any setting of Config: "
+        + ", ".join(
+            f.name for f in dataclasses.fields(Config) if f.name != "parametrization"
+        ),
+    )
+    option(
+        "--remat",
+        action="store_true",
+        help="recompute blocks in the backward pass: slower, with less memory (not on"
+        " CPUs, where XLA undoes it)",
+    )
+    arguments.add_data_dir(sub)
+    option(
+        "--save-every",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how often the state is saved for resuming",
+    )
+    option(
+        "--preview-every",
+        type=int,
+        default=100,
+        metavar="STEPS",
+        help="how often preview.mp4 is written, 0 for never",
+    )
+    option(
+        "--coordinator",
+        metavar="HOST:PORT|auto",
+        help="run over several processes, all started with this command: an address of"
+        " the first at which all reach it; auto on TPU pods, Slurm and Open MPI. DIR"
+        " must be on a disk that they share",
+    )
+    option("--processes", type=int, metavar="N", help="how many processes there are")
+    option("--process", type=int, metavar="I", help="which one this is, from 0")
+    arguments.add_overwrite(sub)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Makes the videos of a run or, with --jobs, those of a table."""
+    if options.jobs:
+        words = ["synthesize", "--jobs", str(options.jobs), "--out", str(options.out)]
+        return jobs.run(options, arguments.parser(add).parse_args(words))
+    for name in ("batch", "shard"):
+        if getattr(options, name) is not None:
+            given = f"{name}={getattr(options, name)}"
+            raise UserError(f"{given}: is for --jobs; leave it out")
+    config = inputs.config(options)
+    multihost.join(options.coordinator, options.processes, options.process)
+    told = functools.partial(memory.too_large, options)
+    with multihost.leaving(synthesis.NotFiniteError, told=told):
+        return _run_here(options, config)
+
+
+def _run_here(options: argparse.Namespace, config: Config) -> int:
+    """The part of this process; there may be others."""
+    with multihost.together():
+        problem, settings, judges, notes = _problem(options, config)
+        before = runs.check(options.out, problem, settings, overwrite=options.overwrite)
+    was_finished = before is not None and before["status"] == "finished"
+    for note in notes if multihost.first() and not was_finished else ():
+        print(note, file=sys.stderr)
+    record = runs.execute(
+        options.out,
+        problem,
+        settings,
+        judges,
+        overwrite=options.overwrite,
+        save_every=options.save_every,
+        preview_every=options.preview_every,
+        programs=inputs.programs(),
+    )
+    stopped = record["status"] == "stopped"
+    if not multihost.first():
+        return 130 if stopped else 0
+    if stopped:
+        step = record["step"]
+        line = f"stopped at step {step}; the same command resumes {options.out}"
+        print(line, file=sys.stderr)
+        return 130
+    if was_finished:
+        print(f"{options.out} is finished; --overwrite starts it again")
+    for role, verdict in record["judges"].items():
+        print(
+            f"{role} ({verdict['model']}) sees {verdict['correct']} of"
+            f" {verdict['of']} as their class"
+        )
+    if "videos_not_written" in record:
+        print(f"no mp4 files: {record['videos_not_written']}", file=sys.stderr)
+    print(f"results: {options.out / 'index.html'}")
+    return 0
+
+
+def _problem(
+    options: argparse.Namespace, config: Config
+) -> tuple[synthesis.Problem, dict[str, Any], dict[str, Model], list[str]]:
+    """What to run, the settings that define it, the judges, and what to tell."""
+    objective = objectives.METHODS[options.method](config)
+    needs_stimulus = objective.primed or config.init == "stimulus"
+    if needs_stimulus and not options.stimulus:
+        raise UserError(
+            f"stimulus: missing, and --method {options.method} starts from or is primed"
+            " by one; give a clip, or --method activation_maximization"
+        )
+    notes: list[str] = []
+    model = _load("model", options.model, options)
+    verifier = None
+    if options.verifier:
+        verifier = _load("verifier", options.verifier, options)
+    clip = {name: getattr(options, name) for name in ("frames", "size", "stride")}
+    given = {name: value for name, value in clip.items() if value is not None}
+    spec = dataclasses.replace(model.spec, **given)
+    model = dataclasses.replace(model, spec=spec)
+    synthesis.check_input(model)
+    clips, labels = _stimuli_and_labels(options, model)
+    if "verifier" in objective.uses and verifier is None:
+        objective = objective.without("diversity")
+        notes.append("no --verifier: the diversity term is off")
+    if verifier is not None and "verifier" in objective.uses:
+        verifier = _with_moments(verifier, options, notes)
+    problem = synthesis.prepare(model, clips, labels, verifier, config, objective)
+    problem = problem.repeated(options.copies)
+    judges = {"self": model} | ({"verifier": verifier} if verifier else {})
+    judges |= {name: _load("judge", name, options) for name in options.judge}
+    names = ("model", "verifier", "method", "stimulus", "copies", "short", "dtype")
+    settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    settings |= {
+        "labels": problem.labels.tolist(),
+        "frames": spec.frames,
+        "size": spec.size,
+        "stride": spec.stride,
+        "config": dataclasses.asdict(config),
+    }
+    return problem, settings, judges, notes
+
+
+def _load(argument: str, reference: str, options: argparse.Namespace) -> Model:
+    return loading.load_model(
+        reference, dtype=options.dtype, remat=options.remat, argument=argument
+    )
+
+
+def _stimuli_and_labels(
+    options: argparse.Namespace, model: Model
+) -> tuple[np.ndarray | None, list[int | str]]:
+    if not options.stimulus:
+        if not options.label:
+            raise UserError("label: missing; name the classes to synthesise")
+        return None, options.label
+    first = multihost.first()
+    with Steps("read", shown=first, unit="clips", waiting="", brief=True) as steps:
+        clips, folders = load_labelled(
+            options.stimulus,
+            model.spec,
+            short=options.short,
+            progress=lambda done, total: steps.update(done, total=total),
+            data_dir=options.data_dir,
+        )
+    labels = options.label or [name for name in folders if name is not None]
+    if len(labels) != len(clips) and not options.label:
+        raise UserError(
+            "label: missing, and not every stimulus lies in a <class>/<clip> tree; name"
+            " the classes to synthesise"
+        )
+    return clips, labels
+
+
+def _with_moments(
+    verifier: Model, options: argparse.Namespace, notes: list[str]
+) -> Model:
+    """A verifier without batch norm gets its target moments from the stimuli."""
+    try:
+        taps.target_moments(verifier)
+        return verifier
+    except UserError:
+        if not options.stimulus:
+            raise UserError(
+                f"verifier={options.verifier!r}: has no batch norm and no stored"
+                " statistics; store some with `convert --moments DIR`, or give a"
+                " --stimulus to estimate them from"
+            ) from None
+    clips, _ = load_labelled(
+        options.stimulus, verifier.spec, short="loop", data_dir=options.data_dir
+    )
+    notes.append(
+        f"verifier {verifier.spec.name} has no stored statistics: estimated from"
+        f" {len(clips)} stimuli; `convert --moments DIR` stores better ones"
+    )
+    return dataclasses.replace(verifier, moments=inputs.moments(verifier, clips))

@@ -1,0 +1,220 @@
+"""`leaps-jax train`: trains a model on labelled clips."""
+
+import argparse
+import contextlib
+import dataclasses
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from leaps_jax import attacks, synthesis, training
+from leaps_jax.actions import scenes
+from leaps_jax.cli import arguments, inputs
+from leaps_jax.data import datasets
+from leaps_jax.errors import UserError
+from leaps_jax.progress import Steps, interruptible
+from leaps_jax.runs import folder as runs
+from leaps_jax.taps import Model
+from leaps_jax.zoo import build as zoo
+from leaps_jax.zoo import checkpoints
+from leaps_jax.zoo import load as loading
+
+
+def add(commands: arguments.Commands) -> None:
+    """Adds the command and its arguments."""
+    sub = arguments.add_command(
+        commands,
+        "train",
+        run,
+        "Train a model on clips of a <class>/<clip> tree, a TFDS data set, or on"
+        " synthetic actions.",
+        "leaps-jax train --model x3d_xs_small --data clips/ --out weights/",
+    )
+    option = sub.add_argument
+    recipe = training.Recipe()
+    start = sub.add_mutually_exclusive_group(required=True)
+    start.add_argument(
+        "--model", metavar="NAME", help="a name of `leaps-jax models`, from scratch"
+    )
+    start.add_argument(
+        "--from",
+        dest="start",
+        metavar="NAME@WEIGHTS",
+        help="weights to start from; classes of its own get a new classifier",
+    )
+    arguments.add_data(sub, "--data", "labelled clips", required=True)
+    arguments.add_data(sub, "--eval-data", "held-out labelled clips")
+    option("--out", required=True, type=Path, metavar="CHECKPOINT", help="folder")
+    option("--steps", type=int, default=recipe.steps, metavar="N")
+    option("--batch", type=int, default=recipe.batch, metavar="N")
+    option("--frames", type=int, metavar="N", help="frames of a clip")
+    option("--size", type=int, metavar="N", help="height and width in pixels")
+    option("--stride", type=int, metavar="N", help="source frames between two frames")
+    option("--seed", type=int, default=recipe.seed, metavar="N")
+    option("--evaluations", type=int, default=recipe.evaluations, metavar="N")
+    option("--learning-rate", type=float, default=recipe.learning_rate, metavar="X")
+    option("--weight-decay", type=float, default=recipe.weight_decay, metavar="X")
+    option(
+        "--flip",
+        action="store_true",
+        help="mirror half of the clips; only if no class changes by it",
+    )
+    option(
+        "--hints",
+        type=float,
+        default=recipe.hints,
+        metavar="X",
+        help="weight of a loss that tells tokens where the joints of a rendered figure"
+        " are; 1 for the shipped transformers",
+    )
+    option(
+        "--robust",
+        type=float,
+        metavar="RADIUS",
+        help="train against attacks: each clip is first changed within an L2 ball of"
+        " this radius, in units of pixels in [0, 1] over a whole clip, so as to mislead"
+        " the model; what is synthesised from such weights is far easier to recognise."
+        " 3 for the shipped ones (16 frames of 80 to 112 pixels)",
+    )
+    arguments.add_attack(sub, attacks.Attack(1.0))
+    option(
+        "--attack-warmup",
+        type=float,
+        metavar="X",
+        help="share of the run in which the radius grows, from a fifth;"
+        f" {recipe.attack_warmup} by default",
+    )
+    arguments.add_dtype(sub)
+    arguments.add_data_dir(sub)
+    arguments.add_overwrite(sub)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes a checkpoint."""
+    name = options.model or options.start.partition("@")[0]
+    zoo.entry(name)
+    checkpoints.check_vacant(options.out, options.overwrite)
+    recipe = _recipe(options)
+    # All that can be refused is refused before the clips are read.
+    classes = inputs.class_names("data", options)
+    if options.eval_data:
+        inputs.check_known("eval_data", options, classes)
+    model = _model(name, options, classes)
+    synthesis.check_input(model)
+    # as many renderings as moments are estimated of
+    data = inputs.labelled_clips("data", options, model.spec, 256)
+    held_out = None
+    if options.eval_data:
+        held_out = inputs.held_out_clips("eval_data", options, model.spec)
+    if isinstance(data, datasets.Clips):
+        said = f"{len(data.videos)} clips of {len(data.classes)} classes"
+        print(said, file=sys.stderr)
+    began, report = time.monotonic(), None
+    with Steps("train", recipe.steps) as steps, interruptible() as stop:
+        evaluating = _Evaluating(steps, held_out)
+        of = (model, data, held_out, recipe)
+        for report in training.train(*of, progress=evaluating.update):
+            numbers = {"loss": report.loss, "train accuracy": report.train_accuracy}
+            steps.update(report.step, numbers)
+            if report.accuracy is not None:
+                steps.say(f"step {report.step}: accuracy {report.accuracy:.1%}")
+            if report.robust_accuracy is not None:
+                steps.say(f"under attack {report.robust_accuracy:.1%}")
+            if stop:
+                break
+    assert report is not None
+    with Steps("moments", unit="clips", brief=True) as steps:
+        trained = training.with_moments(report.model, data, progress=steps.update)
+    record: dict[str, Any] = {
+        "command": shlex.join(["leaps-jax", *options.words]),
+        "recipe": dataclasses.asdict(recipe),
+        "versions": runs.versions(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "seconds": round(time.monotonic() - began, 1),
+        "data": options.data,
+        "steps": report.step,
+        "eval_data": options.eval_data,
+        "accuracy": report.accuracy,
+        "robust_accuracy": report.robust_accuracy,
+    }
+    loading.save(trained, options.out, overwrite=options.overwrite, extra=record)
+    print(f"wrote {options.out}; use it as --model {name}@{options.out}")
+    if stop:
+        print(f"stopped at step {report.step} of {recipe.steps}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _recipe(options: argparse.Namespace) -> training.Recipe:
+    """How to train; refuses what does not go with the data."""
+    recipe = training.Recipe(
+        steps=options.steps,
+        batch=options.batch,
+        seed=options.seed,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        flip=options.flip,
+        evaluations=options.evaluations,
+        hints=options.hints,
+        **_robust(options),
+    )
+    if options.flip and options.data in scenes.RENDERED:
+        raise UserError(
+            f"flip: a mirror changes classes of {options.data}; leave it out"
+        )
+    if options.hints and options.data not in scenes.RENDERED:
+        raise UserError(
+            f"hints={options.hints}: joints of {options.data} are not known; leave it"
+            f" out, or train on {' or '.join(scenes.RENDERED)}"
+        )
+    return recipe
+
+
+def _robust(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a recipe that --robust sets."""
+    given = {"attack_warmup": options.attack_warmup}
+    if attack := inputs.attack("robust", attacks.Attack, options):
+        given["attack"] = attack
+    elif options.attack_warmup is not None:
+        raise UserError("attack-warmup: is for --robust; leave it out")
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _model(name: str, options: argparse.Namespace, classes: tuple[str, ...]) -> Model:
+    """What training starts from."""
+    clip = {"frames": options.frames, "size": options.size, "stride": options.stride}
+    if not options.start:
+        return loading.initialize(
+            name, classes, **clip, dtype=options.dtype, seed=options.seed
+        )
+    started = loading.load_model(options.start, dtype=options.dtype, argument="from")
+    return loading.for_classes(started, classes, **clip, seed=options.seed)
+
+
+class _Evaluating:
+    """A progress line for each evaluation during training, removed at its end."""
+
+    def __init__(self, steps: Steps, data: datasets.Dataset | None):
+        self._steps, self._data = steps, data
+        self._part = contextlib.ExitStack()
+        self._waiting = "compiling"  # once
+
+    def update(self, step: int, clips: int) -> None:
+        """Reports that an evaluation after `step` steps is done with `clips`."""
+        assert self._data is not None
+        if clips == 0:
+            self._steps.update(step)
+            part = self._steps.part(
+                "evaluate", len(self._data.labels), "clips", self._waiting
+            )
+            self._shown = self._part.enter_context(part)
+            return
+        self._shown.update(clips)
+        if clips == len(self._data.labels):
+            self._part.close()
+            self._waiting = ""

@@ -1,0 +1,22 @@
+"""`leaps-jax demo`: the command that it shows, and what it refuses."""
+
+import shlex
+
+from command import assert_refused, record
+
+
+def test_demo_shows_and_makes_what_its_command_makes(call, root):
+    ran = call("demo", "--steps", 2, "--out", "{root}/demo")
+    assert ran.code == 0, ran.err
+    names = {path.name for path in (root / "demo").iterdir()}
+    assert {"comparison.gif", "index.html"} <= names
+    (command,) = [x for x in ran.err.splitlines() if x.startswith("leaps-jax synth")]
+    assert call(*shlex.split(command)[1:]).out.startswith(
+        f"{root / 'demo'} is finished"
+    )
+    assert record(root / "demo")["classes"] == ["waving both hands"]
+
+
+def test_demo_refuses_what_is_no_action(call, root):
+    words = ["demo", "--label", "jumping jacks", "--out", "{root}/refused"]
+    assert_refused(call, root, words, ["label=", "did you mean jumping jack?"])
