@@ -13,6 +13,8 @@ from leaps_jax.kernels import attention, dispatch, window_attention
 
 jax.config.update("jax_default_matmul_precision", "highest")
 pytest.register_assert_rewrite("command")  # of tests/cli
+# Not searched for doctests: as modules, two of one name clash.
+collect_ignore_glob = ["*conftest.py"]
 
 
 @pytest.fixture
