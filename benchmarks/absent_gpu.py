@@ -20,9 +20,9 @@ os.environ["XLA_FLAGS"] = (
 )
 
 # leaps_jax first, since it sets a flag that JAX reads when it is imported
-from leaps_jax import Config, objectives, synthesis  # isort: skip
+from leaps_jax import Config, objectives, update  # isort: skip
 from leaps_jax.kernels import dispatch  # isort: skip
-from leaps_jax.runtime import executable_cache  # isort: skip
+from leaps_jax.runtime import engine, executable_cache  # isort: skip
 from leaps_jax.zoo import build as zoo  # isort: skip
 from leaps_jax.zoo import load as loading  # isort: skip
 import jax
@@ -69,23 +69,23 @@ def absent(capability: str) -> list[jax.Device]:
 
 
 def compile_steps(text: str, devices: list[jax.Device], dtype: str) -> list[str]:
-    """The programs of a run of one model, as text."""
+    """The executables of a run of one model, as text."""
     name, batch, *size = text.split(":")
     sizes = {"size": int(size[0])} if size else {}
     model = loading.initialize(name, zoo.KINETICS_400, dtype=dtype, **sizes)
     config = Config(steps=2)
-    objective = objectives.leaps(config).without("diversity")
-    setup = synthesis.make_setup(model, None, objective, config)
-    engine = synthesis.Engine(setup, devices)
+    objective = objectives.leaps(config).without_verifier()
+    setup = update.make_setup(model, None, objective, config)
+    inverting = engine.Engine(setup, devices)
     compiled: list[str] = []
 
     def compile_for(function, *arguments):
-        program = executable_cache.compile_for(function, *arguments)
-        compiled.append(program.as_text())
-        return program
+        executable = executable_cache.compile_for(function, *arguments)
+        compiled.append(executable.as_text())
+        return executable
 
-    with mock.patch.object(synthesis, "compile_for", compile_for):
-        engine.compile(int(batch))
+    with mock.patch.object(engine, "compile_for", compile_for):
+        inverting.compile(int(batch))
     return compiled
 
 

@@ -17,20 +17,24 @@ if "xla_gpu_enable_triton_gemm" not in _os.environ.get("XLA_FLAGS", ""):
     _os.environ["XLA_FLAGS"] = f"{_flags} --xla_gpu_enable_triton_gemm=false".strip()
 
 from leaps_jax import evaluation, objectives, parametrizations, transforms  # noqa: E402
-from leaps_jax.config import Config, ModelSpec, preset  # noqa: E402
+from leaps_jax.config import Config, preset  # noqa: E402
 from leaps_jax.data.stimuli import load_stimuli  # noqa: E402
 from leaps_jax.errors import UserError  # noqa: E402
+from leaps_jax.model import Model, ModelSpec  # noqa: E402
 from leaps_jax.parametrizations import Parametrization  # noqa: E402
-from leaps_jax.runtime.executable_cache import Programs  # noqa: E402
+from leaps_jax.runtime.executable_cache import ExecutableCache  # noqa: E402
 from leaps_jax.synthesis import Result, synthesize  # noqa: E402
-from leaps_jax.taps import Model, estimate_moments, features, predict  # noqa: E402
+from leaps_jax.taps import estimate_moments, features, predict  # noqa: E402
 from leaps_jax.zoo.build import names as list_models  # noqa: E402
 from leaps_jax.zoo.load import convert, load_model  # noqa: E402
 
 __version__ = "0.1.0"
 
+Programs = ExecutableCache  # its former name
+
 __all__ = [
     "Config",
+    "ExecutableCache",
     "Model",
     "ModelSpec",
     "Parametrization",

@@ -25,7 +25,8 @@ import optax
 from leaps_jax.config import Config
 from leaps_jax.errors import UserError, nearest
 from leaps_jax.kernels.frame_distances import frame_distances
-from leaps_jax.taps import Moments, Tap
+from leaps_jax.model import Moments
+from leaps_jax.taps import Tap
 
 
 class Primed(flax.struct.PyTreeNode):
@@ -127,6 +128,11 @@ class Objective:
         if name not in self.weights:
             raise UserError(f"term={name!r}: {nearest(name, self.weights)}")
         return Objective(tuple((w, t) for w, t in self.terms if t.name != name))
+
+    def without_verifier(self) -> "Objective":
+        """The objective without the terms that need a verifier."""
+        terms = [(w, t) for w, t in self.terms if "verifier" not in t.uses]
+        return Objective(tuple(terms))
 
     def __add__(self, other: "Objective") -> "Objective":
         if not isinstance(other, Objective):

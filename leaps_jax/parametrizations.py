@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax import video as video_lib
-from leaps_jax.config import Config, ModelSpec
+from leaps_jax.config import Config
 from leaps_jax.errors import UserError, nearest
+from leaps_jax.model import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,10 +23,10 @@ import optax
 from leaps_jax import taps
 from leaps_jax import video as video_lib
 from leaps_jax.attacks import Attack, attacked, withstands
-from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
+from leaps_jax.model import Model, ModelSpec
 from leaps_jax.runtime import parallel
-from leaps_jax.taps import Model, Tap
+from leaps_jax.taps import Tap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -599,12 +599,11 @@ def train(
     state = parallel.replicate(state, devices)
     source = data.batches(spec, recipe)
     first = next(source)
-    step_fn = jax.pmap(
+    step_fn = parallel.map_over_devices(
         make_train_step(model, recipe, data.views(spec, recipe)),
-        axis_name=parallel.AXIS,
+        devices,
         in_axes=(None, *[0] * len(first)),
         out_axes=None,
-        devices=devices,
     )
     every = max(1, recipe.steps // recipe.evaluations)
     recent = []

@@ -12,8 +12,8 @@ import pytest
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.actions.motions import CLASSES, JOINTS
 from leaps_jax.cli.commands import main
-from leaps_jax.config import ModelSpec
 from leaps_jax.data import stimuli
+from leaps_jax.model import ModelSpec
 from leaps_jax.runs import contact_sheet
 
 FEET = [JOINTS.index(f"{s} {p}") for s in ("left", "right") for p in ("ankle", "toe")]

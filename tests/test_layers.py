@@ -13,19 +13,22 @@ PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 #: Bottom first: packages, with all in them that is not named elsewhere, and modules. A
 #: module may import those of lower ranks, and of its own rank its package's alone.
 LAYERS = [
-    # mistakes of users, and lines of progress: nothing of this package
-    {"errors", "progress"},
-    # one operation each, in the form that each machine runs fast: JAX alone
-    {"kernels"},
+    # mistakes of users, and lines of progress: nothing of this package; kernels, one
+    # operation each in the form that each machine runs fast: JAX alone
+    {"errors", "progress"} | {"kernels"},
     # architectures: their layers and kernels; nothing of LEAPS
     {"models"},
-    # facts and maths of videos, models and losses: no files, no devices
-    {"config", "video", "taps", "transforms", "parametrizations", "objectives"}
-    | {"attacks", "actions", "actions.motions", "actions.scenes"},
-    # devices, processes and compiled programs: nothing of videos or models
-    {"runtime"},
-    # what a run is made of, none of which knows another: engines, models with weights,
-    # clips, judges, pictures
+    # facts and maths of videos, models and losses: no files, no devices; devices,
+    # processes and executables: nothing of videos or models
+    {"config", "model", "video", "taps", "transforms", "parametrizations"}
+    | {"objectives", "attacks", "actions", "actions.motions", "actions.scenes"}
+    | {"runtime"},
+    # one step on the videos of one device
+    {"update"},
+    # many steps on those of all devices
+    {"runtime.engine"},
+    # what a run is made of, none of which knows another: syntheses, models with
+    # weights, clips, judges, pictures
     {"synthesis", "training", "zoo", "data", "evaluation"}
     | {"runs.render", "runs.contact_sheet"},
     # what puts these together: folders of runs and jobs, data sets, measurements
@@ -35,8 +38,6 @@ LAYERS = [
 ]
 #: Imports that do not fit yet.
 EXCEPTIONS = [
-    # what a trace finds is kept on disk from process to process
-    ("taps", "runtime.executable_cache"),
     # a report is about folders of runs, which themselves ask judges
     ("evaluation.comparison", "runs.folder"),
 ]

@@ -35,15 +35,16 @@ from leaps_jax import (
 )
 from leaps_jax.actions import dataset, gallery, motions, scenes
 from leaps_jax.cli import arguments
-from leaps_jax.config import Config, ModelSpec, preset
+from leaps_jax.config import Config, preset
 from leaps_jax.data import stimuli
 from leaps_jax.errors import UserError, nearest, out_of_memory
 from leaps_jax.evaluation import comparison, page, tables
+from leaps_jax.model import Model, ModelSpec, Moments
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.runs import folder as runs
 from leaps_jax.runs import jobs
 from leaps_jax.runtime import executable_cache, multihost
-from leaps_jax.taps import Model
+from leaps_jax.runtime.engine import NotFiniteError
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import checkpoints
 from leaps_jax.zoo import load as loading
@@ -60,7 +61,7 @@ def main(words: list[str] | None = None) -> int:
     except UserError as error:
         print(f"leaps-jax: error: {error}", file=sys.stderr)
         return 2
-    except synthesis.NotFiniteError as error:
+    except NotFiniteError as error:
         print(f"leaps-jax: failed: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
@@ -112,10 +113,10 @@ def _use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def _programs() -> executable_cache.Programs | None:
+def _programs() -> executable_cache.ExecutableCache | None:
     """The steps themselves, which JAX's cache finds only after a trace."""
     folder = executable_cache.folder()
-    return executable_cache.Programs(folder / "programs") if folder else None
+    return executable_cache.ExecutableCache(folder / "programs") if folder else None
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -168,7 +169,7 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
-def _moments(model: Model, clips: np.ndarray) -> taps.Moments:
+def _moments(model: Model, clips: np.ndarray) -> Moments:
     first = multihost.first()
     with Steps("moments", len(clips), 0, first, "clips", brief=True) as steps:
         return taps.estimate_moments(model, clips, progress=steps.update)
@@ -184,7 +185,7 @@ def _synthesize(options: argparse.Namespace) -> int:
     config = _config(options)
     multihost.join(options.coordinator, options.processes, options.process)
     told = functools.partial(_too_large, options)
-    with multihost.leaving(synthesis.NotFiniteError, told=told):
+    with multihost.leaving(NotFiniteError, told=told):
         return _synthesize_here(options, config)
 
 
@@ -253,7 +254,7 @@ def _problem(
     synthesis.check_input(model)
     clips, labels = _stimuli_and_labels(options, model)
     if "verifier" in objective.uses and verifier is None:
-        objective = objective.without("diversity")
+        objective = objective.without_verifier()
         notes.append("no --verifier: the diversity term is off")
     if verifier is not None and "verifier" in objective.uses:
         verifier = _with_moments(verifier, options, notes)

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
+from leaps_jax.model import ModelSpec
 
 FORMAT = 1
 MOST_SHOWN = 10

@@ -15,9 +15,10 @@ import numpy as np
 import published
 import pytest
 
-from leaps_jax import Model, objectives, synthesis
+from leaps_jax import Model, objectives
 from leaps_jax.cli.commands import main
 from leaps_jax.models import timesformer
+from leaps_jax.runtime.engine import NotFiniteError
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading
 
@@ -817,7 +818,7 @@ def test_a_table_of_which_nothing_fits(call, root, monkeypatch):
     def full(*_, **__):
         raise FULL
 
-    monkeypatch.setattr("leaps_jax.synthesis.Engine.compile", full)
+    monkeypatch.setattr("leaps_jax.runtime.engine.Engine.compile", full)
     row = f"timesformer_small@{root}/weights,,{root}/clip.mp4,jack,,\n"
     (root / "large.csv").write_text("model,verifier,stimulus,label,copies,seed\n" + row)
     words = ["synthesize", "--jobs", "{root}/large.csv", "--out", "{root}/large"]
@@ -826,7 +827,7 @@ def test_a_table_of_which_nothing_fits(call, root, monkeypatch):
 
 def test_a_loss_that_is_not_finite_fails(call, monkeypatch):
     def broken(*_, **__):
-        raise synthesis.NotFiniteError("step 3: the loss is nan", None)
+        raise NotFiniteError("step 3: the loss is nan", None)
 
     monkeypatch.setattr("leaps_jax.runs.folder.execute", broken)
     ran = call(*words_of("synthesize", GOOD))

@@ -7,9 +7,9 @@ import pytest
 
 from leaps_jax import video
 from leaps_jax.actions import scenes
-from leaps_jax.config import ModelSpec
 from leaps_jax.data import stimuli
 from leaps_jax.errors import UserError
+from leaps_jax.model import ModelSpec
 
 mediapy = pytest.importorskip("mediapy")
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
