@@ -45,11 +45,11 @@ class Tap:
       name: path of the module, with the method where it is not `observe`.
       value: (b, ..., c).
       time_axis: the axis of `value` that is time, or None.
-      time_steps: where that axis is a sequence of tokens, class tokens and then those
-        of each step in turn: the number of steps.
-      class_tokens: before them.
-      known: what the layer has taken of `value` itself: about which values (c,), the
-        mean over all positions, and perhaps the mean of squares, (b, c).
+      time_steps: the number of time steps, where that axis is a sequence of tokens:
+        class tokens, and then the tokens of one step after those of another.
+      class_tokens: how many of them come first.
+      known: moments that the layer has computed: values (c,), and relative to them the
+        mean over all positions and perhaps the mean of squares, (b, c).
     """
 
     name: str
@@ -66,13 +66,17 @@ class Tap:
             return centre + first
         return mean_over_positions(self.value.astype(jnp.float32))
 
-    def moments(self, about: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Means over all positions of z - `about` (c,) and its square, (b, c)."""
+    def moments(self, centre: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Means over all positions of z - `centre` and of its square, each (b, c).
+
+        Args:
+          centre: (c,).
+        """
         if len(self.known) == 3:
-            centre, first, second = self.known
-            away = centre - about
-            return first + away, second + away * (2 * first + away)
-        centred = self.value.astype(jnp.float32) - about
+            known_centre, first, second = self.known
+            shift = known_centre - centre
+            return first + shift, second + shift * (2 * first + shift)
+        centred = self.value.astype(jnp.float32) - centre
         return mean_over_positions(centred), mean_over_positions(jnp.square(centred))
 
     def mean_by_time(self) -> jax.Array:
@@ -102,12 +106,12 @@ def mean_over_positions(x: jax.Array) -> jax.Array:
     """The mean of (b, ..., c) over all axes but the first and the last."""
     axes = tuple(range(1, x.ndim - 1))
     if math.prod(x.shape[1:-1]) > _MANY:
-        # in rows first, that are wide: XLA for GPUs reads channels alone slowly
+        # in two steps: XLA for GPUs is slow where all axes but the channels are reduced
         x, axes = x.mean(axes[:-1]), (1,)
     return x.mean(axes)
 
 
-_MANY = 4096  # positions, from which on two steps are faster than one
+_MANY = 4096  # positions
 
 
 def apply(
@@ -131,7 +135,7 @@ def apply(
     return logits, {tap.name: tap for tap in taps}
 
 
-# jit, so that a network is traced once for all that looks at it
+# jit, so that all callers share one trace of a network
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply_in_order(module, tap_filter, variables, video):
     logits, taps, _ = apply_mutable(module, variables, video, tap_filter)
@@ -146,9 +150,9 @@ def apply_mutable(
     mutable: Sequence[str] = (),
     **options: Any,
 ) -> tuple[jax.Array, dict[str, Tap], dict[str, Any]]:
-    """`apply` in training: returns the `mutable` collections too.
+    """`apply` for training, which also returns the `mutable` collections.
 
-    `options` go to the module: `train`, and `rngs`.
+    `options` are passed to the module: `train` and `rngs`.
     """
     calls: list[tuple[tuple[str, ...], str, bool, dict[str, Any]]] = []
 
@@ -280,7 +284,7 @@ def estimate_moments(
       model: the network.
       videos: (n, t, h, w, 3) pixels in [0, 1].
       batch: clips on the device at a time.
-      progress: called with the number of clips that were looked at so far.
+      progress: called with the number of clips done so far.
 
     Returns:
       {tap: (mean (c,), variance (c,))}, for `dataclasses.replace(model, moments=...)`.

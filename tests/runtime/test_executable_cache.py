@@ -344,8 +344,8 @@ def test_the_command_keeps_programs_from_process_to_process(tmp_path):
         lowered.append(re.findall(r"MLIR module conversion (\S+)", ended.stderr))
         assert len(list((tmp_path / "leaps_jax" / "programs").iterdir())) == 2
     assert [names.count("jit(_fun)") for names in lowered] == [2, 0]
-    # nor is a key drawn, for a network that nobody initialises
-    assert ["jit(_threefry_seed)" in names for names in lowered] == [True, False]
+    # nor is a key made, for a network that nobody initialises
+    assert not any("jit(_threefry_seed)" in names for names in lowered)
     np.testing.assert_array_equal(*videos)
 
 
