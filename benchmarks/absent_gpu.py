@@ -22,10 +22,10 @@ os.environ["XLA_FLAGS"] = (
 import jax
 from jax.experimental import topologies
 
-from leaps_jax import Config, objectives, synthesis
+from leaps_jax import Config, objectives, update
 from leaps_jax.cli.main import turn_off_triton_gemm
 from leaps_jax.kernels import dispatch
-from leaps_jax.runtime import executable_cache
+from leaps_jax.runtime import engine, executable_cache
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading
 
@@ -70,23 +70,23 @@ def absent(capability: str) -> list[jax.Device]:
 
 
 def compile_steps(text: str, devices: list[jax.Device], dtype: str) -> list[str]:
-    """The programs of a run of one model, as text."""
+    """The executables of a run of one model, as text."""
     name, batch, *size = text.split(":")
     sizes = {"size": int(size[0])} if size else {}
     model = loading.initialize(name, zoo.KINETICS_400, dtype=dtype, **sizes)
     config = Config(steps=2)
-    objective = objectives.leaps(config).without("diversity")
-    setup = synthesis.make_setup(model, None, objective, config)
-    engine = synthesis.Engine(setup, devices)
+    objective = objectives.leaps(config).without_verifier()
+    setup = update.make_setup(model, None, objective, config)
+    inverting = engine.Engine(setup, devices)
     compiled: list[str] = []
 
     def compile_for(function, *arguments):
-        program = executable_cache.compile_for(function, *arguments)
-        compiled.append(program.as_text())
-        return program
+        executable = executable_cache.compile_for(function, *arguments)
+        compiled.append(executable.as_text())
+        return executable
 
-    with mock.patch.object(synthesis, "compile_for", compile_for):
-        engine.compile(int(batch))
+    with mock.patch.object(engine, "compile_for", compile_for):
+        inverting.compile(int(batch))
     return compiled
 
 

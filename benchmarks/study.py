@@ -155,7 +155,7 @@ def run(
         others = [v for v in options.verifiers if name_of(v) != name_of(model)]
         verifier = others[0] if others else None
         if verifier is None:
-            objective = objective.without("diversity")
+            objective = objective.without_verifier()
     seeds = range(options.seeds)
     clips = np.concatenate([stimuli(model, seed) for seed in seeds])
     labels = list(CLASSES) * len(seeds)

@@ -12,19 +12,23 @@ command `leaps-jax` does: XLA's Triton GEMM fusion can abort the process.
 """
 
 from leaps_jax import evaluation, objectives, parametrizations, transforms
-from leaps_jax.config import Config, ModelSpec, preset
+from leaps_jax.config import Config, preset
 from leaps_jax.data.clips import load_stimuli
 from leaps_jax.errors import UserError
+from leaps_jax.model import Model, ModelSpec
 from leaps_jax.parametrizations import Parametrization
-from leaps_jax.runtime.executable_cache import Programs
+from leaps_jax.runtime.executable_cache import ExecutableCache
 from leaps_jax.synthesis import Result, synthesize
-from leaps_jax.taps import Model, estimate_moments, features, predict
+from leaps_jax.taps import estimate_moments, features, predict
 from leaps_jax.version import __version__ as __version__
 from leaps_jax.zoo.build import names as list_models
 from leaps_jax.zoo.load import convert, load_model
 
+Programs = ExecutableCache  # its former name
+
 __all__ = [
     "Config",
+    "ExecutableCache",
     "Model",
     "ModelSpec",
     "Parametrization",

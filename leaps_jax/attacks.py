@@ -21,7 +21,7 @@ import optax
 
 from leaps_jax import video as video_lib
 from leaps_jax.errors import UserError
-from leaps_jax.taps import Model
+from leaps_jax.model import Model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from leaps_jax import synthesis
 from leaps_jax.config import Config, preset
+from leaps_jax.model import Model
+from leaps_jax.runtime.engine import Engine
 from leaps_jax.runtime.executable_cache import compile_for
-from leaps_jax.taps import Model
+from leaps_jax.update import Batch, State
 from leaps_jax.zoo import costs
 
 #: The step of A. Stergiou and N. Deligiannis (ICCV 2023): noise in pixels, a cyclic
@@ -133,7 +135,7 @@ def place(
     steps: int,
     seed: int = 0,
     parametrization: str = Config.parametrization,
-) -> tuple[synthesis.Engine, synthesis.State, synthesis.Batch]:
+) -> tuple[Engine, State, Batch]:
     """The synthesis that is timed, on all devices; see `measure` for the arguments.
 
     With pixels it is the step as published, which `benchmarks/torch_peer.py` does, too;
@@ -151,8 +153,9 @@ def place(
         verifier,
         config,
     )
-    engine = synthesis.Engine(problem)
-    return engine, *engine.place(problem, problem.init_state())
+    engine = Engine(problem)
+    state = problem.init_state()
+    return engine, *engine.place(problem.labels, problem.stimuli, state)
 
 
 def ceilings(device: jax.Device) -> tuple[float, float]:

@@ -1,76 +1,9 @@
-"""The settings of a synthesis and the facts of a model: two frozen dataclasses."""
+"""The settings of a synthesis, and presets of them for each method."""
 
 import dataclasses
 import math
-import re
 
 from leaps_jax.errors import UserError, nearest
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSpec:
-    """What must be known of a video classifier beside its weights.
-
-    Attributes:
-      name: the zoo's name, or any name for a model of your own.
-      frames: frames of one input clip.
-      size: height and width of one input clip, in pixels.
-      classes: class names in the order of the logits.
-      stride: source frames from one sampled frame to the next.
-      mean: per RGB channel, of pixels in [0, 1].
-      std: likewise; the network sees `(pixels - mean) / std`.
-      licence: of the weights.
-      source: where the weights came from.
-
-    >>> ModelSpec("mine", frames=8, size=64, classes=("run", "walk")).num_classes
-    2
-    """
-
-    name: str
-    frames: int
-    size: int
-    classes: tuple[str, ...]
-    stride: int = 1
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    licence: str = ""
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        for field in ("frames", "size", "stride"):
-            if getattr(self, field) < 1:
-                raise UserError(f"{field}={getattr(self, field)}: must be at least 1")
-        for field in ("classes", "mean", "std"):  # JSON brings lists
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def window(self) -> int:
-        """Source frames that one clip spans."""
-        return (self.frames - 1) * self.stride + 1
-
-    def label_index(self, label: int | str) -> int:
-        """The index of a class given by name or by index.
-
-        Raises:
-          UserError: the model has no such class; the nearest names are offered.
-        """
-        text = str(label)
-        if text in self.classes:
-            return self.classes.index(text)
-        if re.fullmatch(r"-?\d{1,9}", text):
-            if 0 <= int(text) < self.num_classes:
-                return int(text)
-            raise UserError(
-                f"label={text}: {self.name} has classes 0 to"
-                f" {self.num_classes - 1}; give one of them"
-            )
-        hint = nearest(text, self.classes)
-        raise UserError(f"label={text!r}: not a class of {self.name}; {hint}")
-
 
 #: Fields of `Config` that must be at least 1.
 _AT_LEAST_ONE = (

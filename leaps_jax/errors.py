@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -47,6 +47,31 @@ def out_of_memory(error: BaseException) -> bool:
         words = str(error).lower()
         return "resource_exhausted" in words or "out of memory" in words
     return isinstance(error, MemoryError)
+
+
+def check_known(argument: str, name: str, known: Iterable[str]) -> None:
+    """Raises UserError where a name is not among the known ones.
+
+    >>> check_known("method", "leap", ["leaps", "deep_dream"])
+    Traceback (most recent call last):
+    leaps_jax.errors.UserError: method='leap': unknown; did you mean leaps?
+    """
+    known = list(known)
+    if name not in known:
+        raise UserError(f"{argument}={name!r}: unknown; {nearest(name, known)}")
+
+
+def listed(what: str, items: Sequence[str], most: int = 10) -> str:
+    """Counts items and lists the first of them, "" for none.
+
+    >>> listed("tensors missing", ["a", "b", "c"], most=2)
+    '3 tensors missing: a, b and 1 more'
+    """
+    if not items:
+        return ""
+    rest = len(items) - most
+    shown = ", ".join(items[:most])
+    return f"{len(items)} {what}: {shown}" + (f" and {rest} more" if rest > 0 else "")
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3) -> str:

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -18,6 +19,7 @@ def write(
     content: str | bytes | Callable[[BinaryIO], Any],
     *,
     suffix: str = ".tmp",
+    private: bool = False,
 ) -> None:
     """Writes or replaces a file; no reader ever sees a part of it.
 
@@ -30,6 +32,7 @@ def write(
       content: text (UTF-8), bytes, or a function that writes to an open file, or to
         that file's `name`.
       suffix: of the temporary file, for writers that choose a format by it.
+      private: let nobody but the user read or write it, whatever the umask.
 
     Raises:
       OSError: the file cannot be written, or what `content` raises.
@@ -37,7 +40,8 @@ def write(
     # The name is random, so that two writers never share a temporary file, and mode x
     # fails where anything has that name, a link too.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix}")
-    with temporary.open("xb") as file, _removed_on_error(temporary):
+    opener = functools.partial(os.open, mode=0o600 if private else 0o666)
+    with open(temporary, "xb", opener=opener) as file, _removed_on_error(temporary):
         if callable(content):
             content(file)
         else:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from leaps_jax import taps
 from leaps_jax.errors import UserError
-from leaps_jax.taps import Model, Tap
+from leaps_jax.model import Model
+from leaps_jax.taps import Tap
 
 HEAD = "hints"  # the name of the linear map among the parameters
 

@@ -25,11 +25,12 @@ import optax
 from leaps_jax.config import Config
 from leaps_jax.errors import UserError, nearest
 from leaps_jax.kernels.frame_distances import frame_distances
-from leaps_jax.taps import Moments, Tap
+from leaps_jax.model import Moments
+from leaps_jax.taps import Tap
 
 
 class Primed(flax.struct.PyTreeNode):
-    """What the taps are for the stimulus, as far as the objective uses it.
+    """Means of the taps for the stimulus, those that the objective uses.
 
     Attributes:
       means: per tap, the mean over all positions, (b, c).
@@ -45,14 +46,14 @@ class Primed(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """All that a term may look at, for a batch of b videos on one device.
+    """All that a term may use, for a batch of b videos on one device.
 
     Attributes:
-      video: (b, t, h, w, 3), normalised, as it is before the random view of the step.
+      video: (b, t, h, w, 3), normalised, without the random view of the step.
       logits: (b, classes) of the inverted model.
       labels: (b,) target classes.
       taps: of the inverted model, in order of execution.
-      primed: what the taps are for the stimulus.
+      primed: means of the taps for the stimuli.
       verifier_taps: of the verifier, for the same videos.
       verifier_moments: per verifier tap, the mean and variance (c,) to match.
       batch_mean: `(b, ...) -> (...)`, the mean over the videos of *all* devices.
@@ -146,6 +147,11 @@ class Objective:
             raise UserError(f"term={name!r}: {nearest(name, self.weights)}")
         return Objective(tuple((w, t) for w, t in self.terms if t.name != name))
 
+    def without_verifier(self) -> "Objective":
+        """The objective without the terms that need a verifier."""
+        terms = [(w, t) for w, t in self.terms if "verifier" not in t.uses]
+        return Objective(tuple(terms))
+
     def __add__(self, other: "Objective") -> "Objective":
         if not isinstance(other, Objective):
             return NotImplemented
@@ -228,11 +234,12 @@ def priming(
         depth = max(len(context.taps) - 1, 1)
         weights = [profile(i / depth) for i in range(len(context.taps))]
         widths = [tap.value.shape[-1] for tap in context.taps.values()]
-        a = end_to_end([tap.mean() for tap in context.taps.values()])
-        b = end_to_end([context.primed.means[name] for name in context.taps])
-        of = (sums(x, widths) for x in (a * b, jnp.square(a), jnp.square(b)))
+        a = concatenate([tap.mean() for tap in context.taps.values()])
+        b = concatenate([context.primed.means[name] for name in context.taps])
+        products = (a * b, jnp.square(a), jnp.square(b))
+        distances = _jaccard_distance(*(sum_parts(x, widths) for x in products))
         weights = [weights[i] for i in np.argsort(widths, kind="stable")]
-        return (_jaccard_distance(*of) * jnp.array(weights, jnp.float32)).mean(1)
+        return (distances * jnp.array(weights, jnp.float32)).mean(1)
 
     return term("priming", loss, uses=["stimulus"])
 
@@ -258,20 +265,20 @@ def _priming_per_step(profile: Callable[[float], float], cells: int) -> Objectiv
     return Objective(((1.0, Term("priming_per_step", loss, uses, cells)),))
 
 
-def end_to_end(vectors: Sequence[jax.Array]) -> jax.Array:
-    """Vectors (..., c_l) of the taps as one (..., Σ c_l), ordered by their widths.
+def concatenate(vectors: Sequence[jax.Array]) -> jax.Array:
+    """Concatenates vectors (..., c_l) of the taps, ordered by width, to (..., Σ c_l).
 
-    What follows is then a few operations and not a few for each of 50 to 150 taps,
-    which take longer to start than to run.
+    A few operations on all taps are faster than a few on each of 50 to 150 taps, which
+    take longer to launch than to run.
     """
     by_width: list[jax.Array] = sorted(vectors, key=lambda vector: vector.shape[-1])
     return jnp.concatenate(by_width, axis=-1)
 
 
-def sums(x: jax.Array, widths: Sequence[int]) -> jax.Array:
-    """The sums of each of the vectors that `end_to_end` made one of, (..., l).
+def sum_parts(x: jax.Array, widths: Sequence[int]) -> jax.Array:
+    """The sum over each vector of a `concatenate`d array, (..., l), ordered by width.
 
-    >>> sums(jnp.array([1, 2, 3, 4, 5]), widths=[2, 1, 2]).tolist()
+    >>> sum_parts(jnp.array([1, 2, 3, 4, 5]), widths=[2, 1, 2]).tolist()
     [1, 5, 9]
     """
     parts, start = [], 0
@@ -347,23 +354,26 @@ def diversity(relative: bool = True) -> Objective:
     def loss(context: Context) -> jax.Array:
         taps = context.verifier_taps
         targets = [context.verifier_moments[name] for name in taps]
-        # Around the target mean, E[x²] − E[x]² does not cancel in float32.
+        # relative to the target mean, E[x²] − E[x]² does not cancel in float32
         moments = [
             tap.moments(target)
             for tap, (target, _) in zip(taps.values(), targets, strict=True)
         ]
         widths = [tap.value.shape[-1] for tap in taps.values()]
-        first, second = map(end_to_end, zip(*moments, strict=True))
-        mean, var = map(end_to_end, zip(*targets, strict=True))
+        first, second = map(concatenate, zip(*moments, strict=True))
+        mean, var = map(concatenate, zip(*targets, strict=True))
         off, square = context.batch_mean(jnp.stack([first, second], axis=1))
-        of_mean = _root(sums(jnp.square(off), widths))
-        of_var = _root(sums(jnp.square(square - jnp.square(off) - var), widths))
+        found_var = square - jnp.square(off)
+        mean_norms = _root(sum_parts(jnp.square(off), widths))
+        var_norms = _root(sum_parts(jnp.square(found_var - var), widths))
         if relative:
-            # a token that has seen nothing yet never varies: it tells nothing
-            size = _root(sums(jnp.square(var), widths))
-            of_var = (of_var / jnp.where(size > 0, size, jnp.inf)) / len(taps)
-            of_mean /= jnp.sqrt(sums(jnp.square(mean) + var, widths)) * len(taps)
-        return jnp.broadcast_to((of_mean + of_var).sum(), context.labels.shape)
+            # a tap that is constant over natural videos, such as a learned token before
+            # any attention, has variance 0 and counts for nothing
+            scale = _root(sum_parts(jnp.square(var), widths))
+            var_norms = (var_norms / jnp.where(scale > 0, scale, jnp.inf)) / len(taps)
+            root_mean_square = jnp.sqrt(sum_parts(jnp.square(mean) + var, widths))
+            mean_norms /= root_mean_square * len(taps)
+        return jnp.broadcast_to((mean_norms + var_norms).sum(), context.labels.shape)
 
     return term("diversity", loss, uses=["verifier"])
 
@@ -386,8 +396,8 @@ def l2() -> Objective:
 def smooth_abs(x: jax.Array, width: float = 1e-2) -> jax.Array:
     """|x|, rounded off below `width`, about half a grey level.
 
-    The corner of |x| would turn the last bit of a difference of equal pixels into a
-    whole step, and the same run on another number of devices into another video.
+    Otherwise rounding errors between equal pixels have gradients of size 1, and runs on
+    different numbers of devices diverge.
     """
     return jnp.sqrt(jnp.square(x) + width**2) - width
 
@@ -447,7 +457,7 @@ def activation_maximization(config: Config) -> Objective:
 
 
 def deep_dream(config: Config) -> Objective:
-    """The norm of the last layer's activations, from the clip, over octaves."""
+    """The norm of the last layer's activations; it starts from the clip."""
     return _sum((1.0, activation()), *_pixel_priors(config))
 
 
@@ -481,6 +491,6 @@ def _pixel_priors(config: Config) -> list[tuple[float, Objective]]:
 
 
 def _sum(*parts: tuple[float, Objective]) -> Objective:
-    """Their weighted sum, without the terms of weight 0: those cost nothing."""
+    """The weighted sum, without terms of weight 0, which would cost time."""
     scaled = [weight * objective for weight, objective in parts if weight]
     return Objective(tuple(t for objective in scaled for t in objective.terms))

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax import video as video_lib
-from leaps_jax.config import Config, ModelSpec
-from leaps_jax.errors import UserError, nearest
+from leaps_jax.config import Config
+from leaps_jax.errors import UserError, check_known
+from leaps_jax.model import ModelSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,9 +158,7 @@ def from_config(config: Config) -> Parametrization:
       UserError: there is none of that name, or a setting is for another one.
     """
     name = config.parametrization
-    if name not in PARAMETRIZATIONS:
-        hint = nearest(name, PARAMETRIZATIONS)
-        raise UserError(f"parametrization={name!r}: unknown; {hint}")
+    check_known("parametrization", name, PARAMETRIZATIONS)
     chosen = PARAMETRIZATIONS[name](config)
     check(chosen, config)
     return chosen

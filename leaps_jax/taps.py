@@ -1,4 +1,4 @@
-"""A model, and the tensors inside it.
+"""Taps: the tensors inside a model.
 
 A *tap* is a named intermediate tensor; LEAPS taps what enters every norm layer. Taps
 are captured by Flax itself (`capture_intermediates`), named by the path of the module
@@ -24,44 +24,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from leaps_jax import video as video_lib
-from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
-from leaps_jax.runtime.executable_cache import remembered
+from leaps_jax.model import Filter, Model, Moments
+from leaps_jax.models.layers import INPUT_MOMENTS, NormLayer
 
-Filter = Callable[[nn.Module, str], bool]
-Moments = Mapping[str, tuple[jax.Array, jax.Array]]
-
-
-def norm_inputs(module: nn.Module, method: str) -> bool:
-    """The taps of LEAPS: the inputs of the project's norm layers."""
-    del module
-    return method == "observe"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Model:
-    """A frozen video classifier.
-
-    Attributes:
-      module: a Linen module, `(b, t, h, w, 3) normalised video -> (b, classes) logits`.
-      variables: its variables, as `module.init` returns them.
-      spec: what else must be known of it.
-      tap_filter: a Flax filter `(module, method) -> bool` that chooses the taps.
-      moments: per tap the mean and variance per channel over natural clips; needed
-        to verify with a model that has no batch norm (see `estimate_moments`).
-    """
-
-    module: nn.Module
-    variables: Mapping[str, Any]
-    spec: ModelSpec
-    tap_filter: Filter = norm_inputs
-    moments: Moments | None = None
-
-
-# Methods of norm layers that give more than one array, and are no taps.
-_MORE = ("moments", "beside", "with_mean", "_by_kernel")
-
-# What a layer says of the time in its tap, under the names that the tap has for it.
+# Attributes that tell of a layer where its tap has time; the tap has them too.
 _TIME = ("time_axis", "time_steps", "class_tokens")
 
 
@@ -78,11 +45,11 @@ class Tap:
       name: path of the module, with the method where it is not `observe`.
       value: (b, ..., c).
       time_axis: the axis of `value` that is time, or None.
-      time_steps: where that axis is a sequence of tokens, class tokens and then those
-        of each step in turn: the number of steps.
-      class_tokens: before them.
-      known: what the layer has taken of `value` itself: about which values (c,), the
-        mean over all positions, and perhaps the mean of squares, (b, c).
+      time_steps: the number of time steps, where that axis is a sequence of tokens:
+        class tokens, and then the tokens of one step after those of another.
+      class_tokens: how many of them come first.
+      known: moments that the layer has computed: values (c,), and relative to them the
+        mean over all positions and perhaps the mean of squares, (b, c).
     """
 
     name: str
@@ -99,13 +66,17 @@ class Tap:
             return centre + first
         return mean_over_positions(self.value.astype(jnp.float32))
 
-    def moments(self, about: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Means over all positions of z - `about` (c,) and its square, (b, c)."""
+    def moments(self, centre: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Means over all positions of z - `centre` and of its square, each (b, c).
+
+        Args:
+          centre: (c,).
+        """
         if len(self.known) == 3:
-            centre, first, second = self.known
-            away = centre - about
-            return first + away, second + away * (2 * first + away)
-        centred = self.value.astype(jnp.float32) - about
+            known_centre, first, second = self.known
+            shift = known_centre - centre
+            return first + shift, second + shift * (2 * first + shift)
+        centred = self.value.astype(jnp.float32) - centre
         return mean_over_positions(centred), mean_over_positions(jnp.square(centred))
 
     def mean_by_time(self, cells: int = 1) -> jax.Array:
@@ -172,12 +143,12 @@ def mean_over_positions(x: jax.Array) -> jax.Array:
     """The mean of (b, ..., c) over all axes but the first and the last."""
     axes = tuple(range(1, x.ndim - 1))
     if math.prod(x.shape[1:-1]) > _MANY:
-        # in rows first, that are wide: XLA for GPUs reads channels alone slowly
+        # in two steps: XLA for GPUs is slow where all axes but the channels are reduced
         x, axes = x.mean(axes[:-1]), (1,)
     return x.mean(axes)
 
 
-_MANY = 4096  # positions, from which on two steps are faster than one
+_MANY = 4096  # positions
 
 
 def apply(
@@ -201,7 +172,7 @@ def apply(
     return logits, {tap.name: tap for tap in taps}
 
 
-# jit, so that a network is traced once for all that looks at it
+# jit, so that all callers share one trace of a network
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _apply_in_order(module, tap_filter, variables, video):
     logits, taps, _ = apply_mutable(module, variables, video, tap_filter)
@@ -216,19 +187,17 @@ def apply_mutable(
     mutable: Sequence[str] = (),
     **options: Any,
 ) -> tuple[jax.Array, dict[str, Tap], dict[str, Any]]:
-    """`apply` in training: returns the `mutable` collections too.
+    """`apply` for training, which also returns the `mutable` collections.
 
-    `options` go to the module: `train`, and `rngs`.
+    `options` are passed to the module: `train` and `rngs`.
     """
-    calls: list[tuple[tuple[str, ...], str, dict[str, Any]]] = []
+    calls: list[tuple[tuple[str, ...], str, bool, dict[str, Any]]] = []
 
     def recording(m: nn.Module, method: str) -> bool:
-        if method in _MORE:
-            return method == "moments" and tap_filter(m, "observe")
         if not tap_filter(m, method):
             return False
-        time = {field: getattr(m, field) for field in _TIME if hasattr(m, field)}
-        calls.append((m.path, method, time))
+        fields = {field: getattr(m, field) for field in _TIME if hasattr(m, field)}
+        calls.append((m.path, method, isinstance(m, NormLayer), fields))
         return True
 
     logits, mutated = module.apply(
@@ -243,12 +212,14 @@ def apply_mutable(
     total = collections.Counter((path, method) for path, method, *_ in calls)
     seen: collections.Counter = collections.Counter()
     taps = {}
-    for path, method, time in calls:
+    for path, method, is_norm, fields in calls:
         node = functools.reduce(lambda node, key: node[key], path, tree)
         value = node[method][seen[path, method]]
-        if method == "observe" and "moments" in node:
-            time = time | {"known": node["moments"][seen[path, method]]}
+        if is_norm and method == "observe" and INPUT_MOMENTS in node:
+            fields["known"] = node[INPUT_MOMENTS][seen[path, method]]
         seen[path, method] += 1
+        if is_norm and isinstance(value, tuple):
+            continue  # a helper of the layer, which calls `observe` itself
         name = "/".join(path if method == "observe" else (*path, method))
         if not isinstance(value, jax.Array):
             raise UserError(
@@ -257,29 +228,23 @@ def apply_mutable(
             )
         if total[path, method] > 1:
             name += f"#{seen[path, method]}"
-        if time.get("time_axis") is None and value.ndim == 5:
-            time = time | {"time_axis": 1}
-        taps[name] = Tap(name, value, **time)
+        if fields.get("time_axis") is None and value.ndim == 5:
+            fields["time_axis"] = 1
+        taps[name] = Tap(name, value, **fields)
     return logits.astype(jnp.float32), taps, mutated
 
 
 def tap_names(model: Model) -> list[str]:
     """The names of a model's taps in order of execution; nothing is computed."""
-    spec = model.spec
+    spec, names = model.spec, []
     shape = (1, spec.frames, spec.size, spec.size, 3)
 
-    def find() -> list[str]:
-        names: list[str] = []
+    def run(variables, video):
+        _, taps = apply(model.module, variables, video, model.tap_filter)
+        names.extend(taps)
 
-        def run(variables, video):
-            _, taps = apply(model.module, variables, video, model.tap_filter)
-            names.extend(taps)
-
-        jax.eval_shape(run, model.variables, jax.ShapeDtypeStruct(shape, jnp.float32))
-        return names
-
-    shapes = str(jax.tree.map(jnp.shape, model.variables))
-    return remembered("taps", (model.module, model.tap_filter, shape, shapes), find)
+    jax.eval_shape(run, model.variables, jax.ShapeDtypeStruct(shape, jnp.float32))
+    return names
 
 
 def features(model: Model, videos: ArrayLike) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -356,7 +321,7 @@ def estimate_moments(
       model: the network.
       videos: (n, t, h, w, 3) pixels in [0, 1].
       batch: clips on the device at a time.
-      progress: called with the number of clips that were looked at so far.
+      progress: called with the number of clips done so far.
 
     Returns:
       {tap: (mean (c,), variance (c,))}, for `dataclasses.replace(model, moments=...)`.

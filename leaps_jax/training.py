@@ -24,8 +24,8 @@ from leaps_jax.attacks import Attack, attacked, withstands
 from leaps_jax.data.augmentation import Augmentation
 from leaps_jax.data.datasets import Dataset, Views
 from leaps_jax.errors import UserError
+from leaps_jax.model import Model
 from leaps_jax.runtime import parallel
-from leaps_jax.taps import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,12 +342,11 @@ def train(
     state = parallel.replicate(state, devices)
     source = data.batches(spec, recipe.batch, recipe.seed)
     first = next(source)
-    step_fn = jax.pmap(
+    step_fn = parallel.map_over_devices(
         make_train_step(model, recipe, data.views(spec, recipe.augmentation)),
-        axis_name=parallel.AXIS,
+        devices,
         in_axes=(None, *[0] * len(first)),
         out_axes=None,
-        devices=devices,
     )
     every = max(1, recipe.steps // recipe.evaluations)
     recent = []

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
 from leaps_jax.kernels.resize import resize
+from leaps_jax.model import ModelSpec
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 

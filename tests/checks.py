@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax import taps
+from leaps_jax.model import norm_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ def observe(module, variables, videos) -> Observed:
     names: list[str] = []
 
     def score(videos, variables):
-        logits, found = taps.apply(module, variables, videos, taps.norm_inputs)
+        logits, found = taps.apply(module, variables, videos, norm_inputs)
         assert {tap.value.shape[0] for tap in found.values()} == {len(videos)}
         names.extend(found)
         return logits[:, 1].sum(), (logits, [tap.mean() for tap in found.values()])

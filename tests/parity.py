@@ -21,6 +21,7 @@ import numpy as np
 from golden import rule
 
 from leaps_jax import taps
+from leaps_jax.model import norm_inputs
 from leaps_jax.zoo import load as loading
 from leaps_jax.zoo.conversion import namings, rules
 
@@ -125,7 +126,7 @@ def weights(golden: str) -> dict[str, np.ndarray]:
 
 
 def apply(module, variables, video):
-    return taps.apply(module, variables, video, taps.norm_inputs)
+    return taps.apply(module, variables, video, norm_inputs)
 
 
 @functools.partial(jax.jit, static_argnums=0)

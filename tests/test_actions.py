@@ -15,9 +15,9 @@ from leaps_jax.actions.motions import CLASSES
 from leaps_jax.actions.poses import Clock
 from leaps_jax.actions.skeleton import JOINTS
 from leaps_jax.cli.main import main
-from leaps_jax.config import ModelSpec
 from leaps_jax.data.clips import load_labelled, read_clip, read_tree
 from leaps_jax.data.tfds import import_tfds
+from leaps_jax.model import ModelSpec
 from leaps_jax.runs import contact_sheet
 
 FEET = [JOINTS.index(f"{s} {p}") for s in ("left", "right") for p in ("ankle", "toe")]

@@ -57,6 +57,15 @@ def test_the_temporary_file_is_beside_and_has_the_suffix(tmp_path):
     assert name.startswith(".a.gif.") and name.endswith(".gif")
 
 
+def test_a_private_file_is_for_the_user_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        files.write(tmp_path / "a", "text", private=True)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600)])
 def test_permissions_follow_the_umask(tmp_path, umask, mode):
     before = os.umask(umask)

@@ -13,18 +13,20 @@ PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 #: Bottom first: packages, with all in them that is not named elsewhere, and modules. A
 #: module may import those of lower ranks, and of its own rank its package's alone.
 LAYERS = [
-    # mistakes of users, lines of progress, files, the version: nothing of this package
-    {"errors", "progress", "files", "version"},
-    # one operation each, in the form that each machine runs fast: JAX alone
-    {"kernels"},
+    # mistakes of users, lines of progress, files, the version: nothing of this package;
+    # kernels, one operation each in the form that each machine runs fast: JAX alone
+    {"errors", "progress", "files", "version"} | {"kernels"},
     # architectures: their layers and kernels; nothing of LEAPS
     {"models"},
-    # facts and maths of videos, models and losses: no files, no devices
-    {"config", "video", "taps", "transforms", "parametrizations", "objectives"}
-    | {"attacks", "hints", "actions"},
-    # devices, processes and compiled programs: nothing of videos or models
-    {"runtime"},
-    # what a run is made of, none of which knows another: the engine, models with
+    # facts and maths of videos, models and losses: no files, no devices; devices,
+    # processes and executables: nothing of videos or models
+    {"config", "model", "video", "taps", "transforms", "parametrizations"}
+    | {"objectives", "attacks", "hints", "actions", "runtime"},
+    # one step on the videos of one device
+    {"update"},
+    # many steps on those of all devices
+    {"runtime.engine"},
+    # what a run is made of, none of which knows another: syntheses, models with
     # weights, clips, judges, pictures
     {"synthesis", "zoo", "data", "evaluation"} | {"runs.render", "runs.contact_sheet"},
     # what puts these together: training, folders of runs and jobs, data sets,
@@ -34,10 +36,7 @@ LAYERS = [
     {"cli"},
 ]
 #: Imports that do not fit yet.
-EXCEPTIONS = [
-    # what a trace finds is kept on disk from process to process
-    ("taps", "runtime.executable_cache"),
-]
+EXCEPTIONS = []
 #: The package's doors: what users import, and what Python runs.
 DOORS = {"__init__", "__main__"}
 #: Packages that only these modules may import.

@@ -11,8 +11,8 @@ import pytest
 from leaps_jax import Config, UserError, objectives, taps
 from leaps_jax import video as video_lib
 from leaps_jax.objectives import Context, Primed
-from leaps_jax.synthesis import prime
 from leaps_jax.taps import Tap
+from leaps_jax.update import prime
 
 RNG = np.random.default_rng(3)
 LOGITS = RNG.normal(size=(2, 5)).astype(np.float32)

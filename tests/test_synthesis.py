@@ -1,4 +1,4 @@
-"""The engine: it reaches the class, keeps videos apart, resumes, and stops at NaN."""
+"""Synthesis: it reaches the class, keeps videos apart, resumes, and stops at NaN."""
 
 import dataclasses
 
@@ -12,12 +12,12 @@ from leaps_jax import (
     UserError,
     objectives,
     preset,
-    synthesis,
     synthesize,
     taps,
     transforms,
 )
-from leaps_jax.synthesis import NotFiniteError, as_pixels, iterate, prepare
+from leaps_jax.runtime.engine import NotFiniteError
+from leaps_jax.synthesis import as_pixels, iterate, prepare
 
 ONE = jax.devices()[:1]
 SHORT = Config(steps=12, steps_per_call=4, diversity=0.05)
@@ -191,45 +191,6 @@ def test_bad_settings_are_refused(settings, message):
 def test_settings_parse_by_the_type_of_their_field():
     config = Config().updated(["flip=False", "seed=3", "roll=0.25"])
     assert (config.flip, config.seed, config.roll) == (False, 3, 0.25)
-
-
-def test_octave_keeps_the_size(stimuli):
-    small = synthesis.at_octave(jax.numpy.array(stimuli), 2, 1.5)
-    assert small.shape == stimuli.shape
-    # tiled: what stands at the left edge comes again after round(32 / 1.5 ** 2) pixels
-    np.testing.assert_allclose(small[:, :, :, :14], small[:, :, :, 14:28], atol=1e-6)
-
-
-def test_blur_spreads_gradients_over_space_and_time_by_itself():
-    impulse = np.zeros((5, 9, 9, 3), np.float32)
-    impulse[2, 4, 4] = 1
-    plain = synthesis.smooth(impulse, Config())
-    np.testing.assert_array_equal(plain, impulse)
-    space = np.asarray(synthesis.smooth(impulse, Config(blur=1.5)))
-    assert space[2, 4, 4, 0] > space[2, 4, 5, 0] > space[2, 4, 6, 0] > 0
-    np.testing.assert_allclose(space[2], space[2].swapaxes(0, 1), rtol=1e-5)
-    assert not space[[0, 1, 3, 4]].any(), "frames mix without temporal_blur"
-    time = np.asarray(synthesis.smooth(impulse, Config(temporal_blur=1.0)))
-    assert time[2, 4, 4, 0] > time[3, 4, 4, 0] > 0
-    assert np.count_nonzero(time[:, :, :, 0]) == np.count_nonzero(time[:, 4, 4, 0])
-
-
-def test_the_settings_of_blur_and_noise_reach_the_videos(tiny, stimuli):
-    def start(noise):
-        config = preset("leaps", "pixels", noise=noise)
-        setup = synthesis.make_setup(tiny, None, objectives.l2(), config)
-        return synthesis.init_state(setup, [0])
-
-    spreads = [float(np.std(start(noise).parameters)) for noise in (0.0, 0.1, 1.0)]
-    assert spreads[0] == 0 < spreads[1] < spreads[2]
-
-    def roughness(**settings):
-        config = preset("leaps", "pixels", steps=6, steps_per_call=6, noise=0.0)
-        config = dataclasses.replace(config, **settings)
-        video = synthesize(tiny, stimuli[:1], [0], config=config).videos
-        return np.abs(np.diff(video, axis=2)).mean() / video.std()
-
-    assert roughness(blur=3.0) < 0.7 * roughness(blur=0.0)
 
 
 def test_a_parametrization_and_transforms_of_ones_own(tiny, stimuli):

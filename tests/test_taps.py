@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from leaps_jax import Model, ModelSpec, UserError, estimate_moments, features, taps
+from leaps_jax.model import norm_inputs
 from leaps_jax.models import layers
 from leaps_jax.zoo import build as zoo
 
@@ -102,6 +103,67 @@ def test_any_flax_filter_taps_a_module_of_ones_own(stimuli):
     assert list(found) == ["first/__call__"]
 
 
+class Statistics(nn.Module):
+    """A user's layer, with methods of the names that norm layers use."""
+
+    def observe(self, x):
+        return x + 1
+
+    def moments(self, x):
+        return x.mean((1, 2, 3))
+
+    def beside(self, x):
+        return 2 * x
+
+    def __call__(self, x):
+        return self.beside(self.observe(x)) + self.moments(x)[:, None, None, None]
+
+
+class WithStatistics(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Statistics(name="statistics")(x).mean((1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("named", "names"),
+    [
+        (["moments"], ["statistics/moments"]),
+        (["beside", "moments"], ["statistics/beside", "statistics/moments"]),
+        (["observe", "moments"], ["statistics", "statistics/moments"]),
+    ],
+)
+def test_methods_of_a_users_module_are_tapped_whatever_their_names(named, names):
+    module, video = WithStatistics(), jnp.ones((1, 2, 4, 4, 3))
+
+    def apply(tap_filter):
+        return taps.apply(module, {}, video, tap_filter)[1]
+
+    found = apply(lambda m, method: isinstance(m, Statistics) and method in named)
+    assert list(found) == names
+    assert all(tap.known == () for tap in found.values())
+    np.testing.assert_array_equal(found["statistics/moments"].value, jnp.ones((1, 3)))
+    assert apply(norm_inputs) == {}
+
+
+@pytest.mark.parametrize("form", ["cpu", "gpu"])
+def test_a_filter_may_name_a_whole_norm_layer(form, request):
+    """Its helpers that return several arrays are no taps."""
+    if form == "gpu":
+        request.getfixturevalue("on_a_gpu")
+    model = make_twelve()
+    video = jnp.ones((1, 2, 4, 4, 3))
+
+    def tap_filter(m, method):
+        return m.name == "norm"
+
+    _, found = taps.apply(model.module, model.variables, video, tap_filter)
+    each = ("", "/output", "/__call__")
+    assert list(found)[:6] == [f"block0/norm{m}#{n}" for n in (1, 2) for m in each]
+    assert bool(found["block0/norm#1"].known) == (form == "gpu")
+    assert not found["block0/norm/output#1"].known
+
+
 def test_a_tap_that_is_no_array_is_named(stimuli):
     class Pair(nn.Module):
         @nn.compact
@@ -159,7 +221,7 @@ def test_tokens_of_vivit_are_found_by_time(temporal_depth):
 
     @jax.jit
     def run(video):
-        _, found = taps.apply(module, variables, video, taps.norm_inputs)
+        _, found = taps.apply(module, variables, video, norm_inputs)
         return {name: tap.by_time() for name, tap in found.items()}
 
     one, two = run(video), run(other)

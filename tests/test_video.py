@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from tiny import TinyNet
 
-from leaps_jax import Config, objectives, synthesis
+from leaps_jax import Config, objectives, update
 from leaps_jax import video as video_lib
 from leaps_jax.runtime import parallel
-from leaps_jax.synthesis import Batch, Frozen
+from leaps_jax.update import Batch, Frozen
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_products_are_fast_where_the_verifier_rounds_more(
     batch = Batch(jnp.array([1, 3]), jnp.ones(2), {})
     frozen = Frozen(tiny.variables, verifier.variables, {})
 
-    setup = synthesis.make_setup(tiny, shown, objectives.l2(), Config())
+    setup = update.make_setup(tiny, shown, objectives.l2(), Config())
 
     def evaluate(videos):
-        return synthesis._evaluate(setup, videos, videos, batch, frozen)
+        return update._evaluate(setup, videos, videos, batch, frozen)
 
     mapped = jax.vmap(evaluate, axis_name=parallel.AXIS)
     jax.eval_shape(mapped, jnp.array(stimuli[None, :2]))

@@ -10,8 +10,8 @@ from rich.table import Table
 from leaps_jax import bench
 from leaps_jax.cli import arguments, inputs
 from leaps_jax.errors import UserError
+from leaps_jax.model import Model
 from leaps_jax.progress import Steps
-from leaps_jax.taps import Model
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading
 

@@ -11,9 +11,10 @@ import numpy as np
 from leaps_jax import attacks, objectives, parametrizations, taps
 from leaps_jax.actions import motions, scenes
 from leaps_jax.actions.skeleton import JOINTS
-from leaps_jax.config import Config, ModelSpec, preset
+from leaps_jax.config import Config, preset
 from leaps_jax.data import clips, datasets
 from leaps_jax.errors import UserError, nearest
+from leaps_jax.model import Model, ModelSpec, Moments
 from leaps_jax.progress import Steps
 from leaps_jax.runtime import executable_cache, multihost
 
@@ -46,13 +47,13 @@ def check_parametrization(options: argparse.Namespace) -> None:
         raise UserError(f"{given}: unknown; {hint}")
 
 
-def programs() -> executable_cache.Programs | None:
+def programs() -> executable_cache.ExecutableCache | None:
     """The cache of compiled steps; JAX's own cache needs a trace to find one."""
     folder = executable_cache.folder()
-    return executable_cache.Programs(folder / "programs") if folder else None
+    return executable_cache.ExecutableCache(folder / "programs") if folder else None
 
 
-def moments(model: taps.Model, clips: np.ndarray) -> taps.Moments:
+def moments(model: Model, clips: np.ndarray) -> Moments:
     """The moments of a model's taps on clips."""
     first = multihost.first()
     with Steps("moments", len(clips), 0, first, "clips", brief=True) as steps:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jax
 
-from leaps_jax import synthesis
 from leaps_jax.cli import (
     accuracy,
     actions,
@@ -26,6 +25,7 @@ from leaps_jax.cli import (
     train,
 )
 from leaps_jax.errors import UserError
+from leaps_jax.runtime.engine import NotFiniteError
 
 COMMANDS = (
     models,
@@ -53,7 +53,7 @@ def main(words: list[str] | None = None) -> int:
     except UserError as error:
         print(f"leaps-jax: error: {error}", file=sys.stderr)
         return 2
-    except synthesis.NotFiniteError as error:
+    except NotFiniteError as error:
         print(f"leaps-jax: failed: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:

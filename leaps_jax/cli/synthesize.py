@@ -14,10 +14,11 @@ from leaps_jax.cli import arguments, inputs, jobs, memory
 from leaps_jax.config import Config
 from leaps_jax.data.clips import load_labelled
 from leaps_jax.errors import UserError
+from leaps_jax.model import Model
 from leaps_jax.progress import Steps
 from leaps_jax.runs import folder as runs
 from leaps_jax.runtime import multihost
-from leaps_jax.taps import Model
+from leaps_jax.runtime.engine import NotFiniteError
 from leaps_jax.zoo import load as loading
 
 
@@ -160,7 +161,7 @@ def run(options: argparse.Namespace) -> int:
     config = inputs.config(options)
     multihost.join(options.coordinator, options.processes, options.process)
     told = functools.partial(memory.too_large, options)
-    with multihost.leaving(synthesis.NotFiniteError, told=told):
+    with multihost.leaving(NotFiniteError, told=told):
         return _run_here(options, config)
 
 
@@ -226,7 +227,7 @@ def _problem(
     synthesis.check_input(model)
     clips, labels = _stimuli_and_labels(options, model)
     if "verifier" in objective.uses and verifier is None:
-        objective = objective.without("diversity")
+        objective = objective.without_verifier()
         notes.append("no --verifier: the diversity term is off")
     if verifier is not None and "verifier" in objective.uses:
         verifier = _with_moments(verifier, options, notes)

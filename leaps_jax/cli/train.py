@@ -16,9 +16,9 @@ from leaps_jax.actions import scenes
 from leaps_jax.cli import arguments, inputs
 from leaps_jax.data import datasets
 from leaps_jax.errors import UserError
+from leaps_jax.model import Model
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.runs import folder as runs
-from leaps_jax.taps import Model
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import checkpoints
 from leaps_jax.zoo import load as loading

@@ -23,9 +23,9 @@ import jax
 import numpy as np
 
 from leaps_jax.actions import motions, scenes
-from leaps_jax.config import ModelSpec
 from leaps_jax.data import arrays, ffmpeg, resizing, tfds
 from leaps_jax.errors import UserError, bad_argument, nearest
+from leaps_jax.model import ModelSpec
 from leaps_jax.runtime import parallel
 from leaps_jax.video import sample_frames
 

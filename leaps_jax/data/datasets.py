@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax import video as video_lib
-from leaps_jax.config import ModelSpec
 from leaps_jax.data.augmentation import Augmentation, random_view
+from leaps_jax.model import ModelSpec
 
 Batch = tuple[np.ndarray, ...]
 Views = Callable[..., tuple[jax.Array, jax.Array, jax.Array | None]]

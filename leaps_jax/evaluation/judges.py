@@ -15,7 +15,7 @@ import numpy as np
 
 from leaps_jax import taps
 from leaps_jax import video as video_lib
-from leaps_jax.taps import Model
+from leaps_jax.model import Model
 
 Change = Callable[[np.ndarray], np.ndarray]
 

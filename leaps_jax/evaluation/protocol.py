@@ -14,7 +14,7 @@ from leaps_jax.errors import UserError
 from leaps_jax.evaluation import judges as judging
 from leaps_jax.evaluation import metrics, motion
 from leaps_jax.evaluation.judges import CHANGES, ORDERS, Partners
-from leaps_jax.taps import Model
+from leaps_jax.model import Model
 
 _NOISE_STD = 0.225  # of pixels: unit variance as most networks here normalise them
 _NOISE = f"fresh: normal about grey (0.5), std {_NOISE_STD}, clipped to [0, 1]"

@@ -1,9 +1,6 @@
 """Layers that several families share, with torch's conventions stated once.
 
-A norm layer here returns its input from a method of its own, `observe`, so that
-Flax's `capture_intermediates` records what enters the norm. `time_axis` says which
-axis of that tensor is time (None where no axis is). From `moments` it returns what it
-knows of that tensor's moments, so that nobody reads it again for them.
+A norm layer is a `NormLayer`: what enters it can be captured by Flax.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,9 +23,13 @@ from leaps_jax.kernels.normalization import (
     observed_layer_norm,
 )
 
-# What a norm's kernel has summed up: about which values (c,), the mean over positions,
-# and that of squares (b, c) where there is a need for it.
+# Of a norm's input, relative to values (c,): these values, the mean over positions and,
+# from a batch norm, the mean of squares, each (b, c).
 KnownMoments = tuple[jax.Array, ...]
+
+#: Where Flax's intermediates have the `KnownMoments` of a norm's input; no method can
+#: have this name.
+INPUT_MOMENTS = "moments of the input"
 
 # Embeddings start small, matrices by their width: at a standard deviation of 0.02 a
 # narrow transformer learns far slower.
@@ -36,7 +37,20 @@ truncated_normal = nn.initializers.truncated_normal(0.02)
 xavier_uniform = nn.initializers.xavier_uniform()
 
 
-class BatchNorm(nn.BatchNorm):
+class NormLayer:
+    """Marks the norm layers of this package.
+
+    Each returns its input from the method `observe`, so that Flax's
+    `capture_intermediates` can record it. The attribute `time_axis` tells which axis of
+    that tensor is time, None for no axis.
+    """
+
+    def record_moments(self, known: KnownMoments) -> None:
+        """Records moments of the input, so that nobody computes them again."""
+        self.sow("intermediates", INPUT_MOMENTS, known)  # type: ignore[attr-defined]
+
+
+class BatchNorm(NormLayer, nn.BatchNorm):
     """Batch norm over (b, t, h, w, c), computed in float32; torch's eps.
 
     `channels` tells that those after them only fill the input up.
@@ -49,9 +63,6 @@ class BatchNorm(nn.BatchNorm):
 
     def observe(self, x: jax.Array) -> jax.Array:
         return x[..., : self.channels]
-
-    def moments(self, known: KnownMoments) -> KnownMoments:
-        return jax.tree.map(lambda moment: moment[..., : self.channels], known)
 
     def __call__(
         self,
@@ -103,7 +114,8 @@ class BatchNorm(nn.BatchNorm):
         y, first, second = observed_batch_norm(
             x, factor, offset, known["mean"], then, added
         )
-        self.moments((known["mean"], first, second))
+        moments = (known["mean"], first, second)
+        self.record_moments(tuple(m[..., : self.channels] for m in moments))
         return y, first, factor
 
 
@@ -142,7 +154,7 @@ def first_tokens(length: int, shape: tuple[int, ...]) -> Seen:
     return Seen(lambda x: x[..., :length, :], counted)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(NormLayer, nn.Module):
     """Layer norm over channels, computed in float32 by the two-pass formula.
 
     `time_steps` tells that `time_axis` is a sequence of tokens, class tokens and then
@@ -159,9 +171,6 @@ class LayerNorm(nn.Module):
 
     def output(self, y: jax.Array) -> jax.Array:
         return y
-
-    def moments(self, known: KnownMoments) -> KnownMoments:
-        return known
 
     def __call__(self, x: jax.Array, seen: Seen | None = None) -> jax.Array:
         """Maps (b, ..., c) to the same shape; see `beside`."""
@@ -183,7 +192,7 @@ class LayerNorm(nn.Module):
         if jax.default_backend() == "gpu":
             counted = seen and seen.counted
             x, y, mean = observed_layer_norm(x, scale, bias, self.epsilon, counted)
-            self.moments((jnp.zeros_like(mean[0]), mean))
+            self.record_moments((jnp.zeros_like(mean[0]), mean))
         else:
             y = layer_norm(x, scale, bias, self.epsilon)
         self.observe(seen.part(x) if seen else x)

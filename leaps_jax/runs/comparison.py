@@ -11,8 +11,8 @@ from typing import Any
 from leaps_jax import evaluation
 from leaps_jax.evaluation.judges import Partners
 from leaps_jax.evaluation.tables import MEANINGS
+from leaps_jax.model import Model
 from leaps_jax.runs import folder as runs
-from leaps_jax.taps import Model
 
 
 def compare(

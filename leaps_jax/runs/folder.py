@@ -31,12 +31,14 @@ import optax
 
 from leaps_jax import evaluation, files, synthesis
 from leaps_jax.errors import UserError
+from leaps_jax.model import Model
 from leaps_jax.progress import Steps, counted, interruptible
 from leaps_jax.runs import page, render
 from leaps_jax.runtime import multihost, parallel
-from leaps_jax.runtime.executable_cache import Programs
-from leaps_jax.synthesis import Problem, Snapshot
-from leaps_jax.taps import Model
+from leaps_jax.runtime.engine import NotFiniteError, Snapshot
+from leaps_jax.runtime.executable_cache import ExecutableCache
+from leaps_jax.synthesis import Problem
+from leaps_jax.update import State
 from leaps_jax.version import __version__
 from leaps_jax.zoo import checkpoints
 
@@ -54,7 +56,7 @@ def execute(
     overwrite: bool = False,
     save_every: float = 30.0,
     preview_every: int = 100,
-    programs: Programs | None = None,
+    programs: ExecutableCache | None = None,
 ) -> dict[str, Any]:
     """Runs a synthesis in a folder, or goes on with the one that the folder holds.
 
@@ -74,7 +76,7 @@ def execute(
 
     Raises:
       UserError: the folder holds something else or cannot be written.
-      synthesis.NotFiniteError: after the last good state was saved.
+      NotFiniteError: after the last good state was saved.
     """
     identity, first = _identity(problem, settings), multihost.first()
     identities = multihost.exchange(identity)
@@ -123,7 +125,7 @@ def execute(
                     saved = time.monotonic()
                 if stopping:
                     break
-    except synthesis.NotFiniteError as error:
+    except NotFiniteError as error:
         last = error.snapshot
         with multihost.together():
             checkpoints.save_state(folder / "state", last.step, last.state())
@@ -351,7 +353,7 @@ def _keep_lines(path: Path, step: int) -> None:
 def _write_results(
     folder: Path,
     problem: Problem,
-    state: synthesis.State,
+    state: State,
     record: dict[str, Any],
     judges: Mapping[str, Model],
 ) -> None:

@@ -11,7 +11,8 @@ from leaps_jax import files, synthesis
 from leaps_jax.data import clips
 from leaps_jax.errors import UserError
 from leaps_jax.runs import render
-from leaps_jax.synthesis import Problem, Snapshot
+from leaps_jax.runtime.engine import Snapshot
+from leaps_jax.synthesis import Problem
 
 _PREVIEWED = 16  # videos in preview.mp4
 _COMPARED = 4  # videos in comparison.gif

@@ -1,1 +1,1 @@
-"""Devices, processes and compiled programs: where and how a computation runs."""
+"""Devices, processes and executables: where and how a computation runs."""

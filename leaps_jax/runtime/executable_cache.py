@@ -1,11 +1,10 @@
-"""Compiled programs on disk, and what else only a trace would tell.
+"""A cache of executables on disk, which spares tracing as well as compiling.
 
-JAX's own cache spares the compiler's work, but a program must be traced and lowered to
-be looked up in it, which takes longer than all else that a start does. Here the
-compiled program itself is kept, under a digest of what decides it: versions, the
-sources of this package, the devices, JAX's settings, the shapes of the arguments, and
-what the function was made of. What has no such description, such as a network or a
-term that is no part of this package, is compiled or traced as ever.
+JAX's own cache spares compiling alone: its key is the lowered function, so that each
+start traces and lowers anew. Here an executable is stored under a digest of all that
+determines it: versions, the sources of this package, devices, JAX's settings, the
+shapes of the arguments, and a description of the function. What has no description,
+such as a network or a term from outside this package, is compiled each time.
 
 >>> described((1, "leaps", True))
 "(1,'leaps',True)"
@@ -16,14 +15,13 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import json
 import os
 import pickle
 import platform
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,54 +30,24 @@ from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
 from leaps_jax import files
+from leaps_jax.runtime import parallel
 
-T = TypeVar("T")
-
-# Those that were not used for longest go first.
-_KEPT = 64  # programs
-_FOUND = 512  # findings of a trace
+_MOST = 64  # files; those unused for longest are removed first
 _ROOT = Path(__file__).parent.parent  # of the package
 _DECIDING = ("jax", "flax", "optax", "numpy", "nvidia")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
 def folder() -> Path | None:
-    """Where JAX keeps its own cache, if that is a folder and in use."""
-    kept = jax.config.values["jax_compilation_cache_dir"]
+    """The folder of JAX's own compilation cache; None where it has none or is off."""
+    path = jax.config.values["jax_compilation_cache_dir"]
     used = jax.config.values["jax_enable_compilation_cache"]
-    return Path(kept) if kept and used and "://" not in kept else None
+    return Path(path) if path and used and "://" not in path else None
 
 
-def remembered(what: str, made_of: Any, find: Callable[[], T]) -> T:
-    """What a trace finds, from disk where it was found before.
-
-    Args:
-      what: is found, in a word.
-      made_of: all that decides it, beside the package itself.
-      find: finds it; JSON-able. Called where there is no `folder`, too.
-    """
-    cache = folder()
-    if cache is None:
-        return find()
-    try:
-        parts = [what, described(made_of), *_settings()]
-    except LookupError:
-        return find()
-    path = cache / "found" / _digest(parts)
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_text())
-        os.utime(path)
-        return found
-    found = find()
-    with contextlib.suppress(OSError):
-        _keep(path, json.dumps(found).encode(), _FOUND)
-    return found
-
-
-# The kernels of a step are then launched as graphs, and those that need not wait for
-# each other, of the model and its verifier above all, run at once: 16 to 21 % of a step
-# on two H200.
-_OPTIONS_OF_A_GPU = {
+# CUDA graphs, in which kernels that do not depend on each other run at the same time,
+# above all those of the model and of its verifier.
+_GPU_OPTIONS = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN"
     ",DYNAMIC_SLICE_FUSION,CONVOLUTION,COLLECTIVES",
     "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT",
@@ -87,24 +55,24 @@ _OPTIONS_OF_A_GPU = {
 
 
 def compile_for(function: Any, *arguments: Any) -> Any:
-    """A jitted function, compiled for arguments like these.
+    """Compiles a jitted function for arguments of these shapes.
 
-    What XLA_FLAGS say of an option stays.
+    Options that `XLA_FLAGS` sets keep their values.
     """
     options = {}
     if jax.default_backend() == "gpu":
         _start_cudnn()
-        set_before = os.environ.get("XLA_FLAGS", "")
-        options = {k: v for k, v in _OPTIONS_OF_A_GPU.items() if k not in set_before}
+        flags = os.environ.get("XLA_FLAGS", "")
+        options = {k: v for k, v in _GPU_OPTIONS.items() if k not in flags}
     return function.lower(*arguments).compile(compiler_options=options)
 
 
 @functools.cache
 def _start_cudnn() -> None:
-    """Runs a convolution on each GPU, outside of a graph of kernels.
+    """Runs a convolution on each GPU, outside of any CUDA graph.
 
-    cuDNN starts with the first one, and cannot in a graph. Who compiles a program has
-    tried convolutions out; who loads one, from JAX's own cache too, has not.
+    cuDNN initialises itself at its first convolution, and cannot do so inside a graph.
+    Compiling runs convolutions to choose among them; loading an executable does not.
     """
     devices = jax.local_devices()
     x = np.ones((len(devices), 1, 8, 8, 8), np.float32)
@@ -115,18 +83,21 @@ def _start_cudnn() -> None:
         padding="SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    jax.block_until_ready(jax.pmap(convolve, devices=devices)(x, kernel))
+    mapped = parallel.map_over_devices(convolve, devices, in_axes=0, out_axes=0)
+    jax.block_until_ready(mapped(x, kernel))
 
 
 @dataclasses.dataclass(frozen=True)
-class Programs:
-    """A folder of compiled programs.
+class ExecutableCache:
+    """A folder of compiled functions, from which later processes start sooner.
 
-    A program that is loaded runs as code of yours: the folder must be yours alone to
-    write, as that of JAX's cache must.
+    What is loaded from it runs as code: nobody else may be able to write to it.
 
-    >>> programs = Programs(Path("cache"))                        # doctest: +SKIP
-    >>> synthesize(model, stimuli, labels=[3], programs=programs) # doctest: +SKIP
+    >>> cache = ExecutableCache(Path("cache"))                    # doctest: +SKIP
+    >>> synthesize(model, stimuli, labels=[3], programs=cache)    # doctest: +SKIP
+
+    Attributes:
+      folder: made at the first write.
     """
 
     folder: Path
@@ -138,34 +109,35 @@ class Programs:
         devices: Sequence[jax.Device],
         made_of: Any,
     ) -> Any:
-        """A jitted function, compiled for arguments like these.
+        """Loads the executable of a jitted function, or compiles and stores it.
 
         Args:
-          function: what `jax.jit` or `jax.pmap` returned.
-          arguments: of the first call.
-          devices: on which it runs, in their order.
-          made_of: all that decides what the function does, beside the package itself.
+          function: what `jax.jit` or `parallel.map_over_devices` returned.
+          arguments: of the first call, or their shapes.
+          devices: on which it runs, in order.
+          made_of: all that determines the function besides the package's sources; see
+            `described`.
         """
         try:
             path = self.folder / _key(arguments, devices, made_of)
         except LookupError:
             return compile_for(function, *arguments)
-        # Whatever is wrong with a file, the program can be compiled.
+        # whatever is wrong with a file, the function can be compiled
         with contextlib.suppress(Exception):
-            program = _read(path, devices)
+            executable = _read(path, devices)
             if jax.default_backend() == "gpu":
                 _start_cudnn()
-            return program
-        with _without_cache():
-            program = compile_for(function, *arguments)
+            return executable
+        with _without_jax_cache():
+            executable = compile_for(function, *arguments)
         with contextlib.suppress(Exception):
-            _write(path, program)
-        return program
+            _write(path, executable)
+        return executable
 
 
 @contextlib.contextmanager
-def _without_cache() -> Iterator[None]:
-    """A program that came from JAX's cache cannot be kept: on a CPU it lacks parts."""
+def _without_jax_cache() -> Iterator[None]:
+    """An executable from JAX's cache cannot be serialised: on a CPU it lacks parts."""
     name = "jax_enable_compilation_cache"
     before = getattr(jax.config, name)
     try:
@@ -182,24 +154,21 @@ def _read(path: Path, devices: Sequence[jax.Device]) -> Any:
     if hashlib.sha256(content).digest() != digest:
         raise ValueError
     payload, in_tree, out_tree = pickle.loads(content)
-    program = serialize_executable.deserialize_and_load(
+    executable = serialize_executable.deserialize_and_load(
         payload, in_tree, out_tree, execution_devices=devices
     )
     os.utime(path)
-    return program
+    return executable
 
 
-def _write(path: Path, program: Any) -> None:
-    content = pickle.dumps(serialize_executable.serialize(program))
-    _keep(path, hashlib.sha256(content).digest() + content, _KEPT)
-
-
-def _keep(path: Path, content: bytes, most: int) -> None:
-    """Writes a file, whole at any time, and removes the oldest beside it."""
+def _write(path: Path, executable: Any) -> None:
+    """Writes a file atomically, and removes the oldest where there are too many."""
+    content = pickle.dumps(serialize_executable.serialize(executable))
+    content = hashlib.sha256(content).digest() + content
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, content)
+    files.write(path, content, private=True)
     by_age = sorted(path.parent.iterdir(), key=lambda old: old.stat().st_mtime)
-    for old in by_age[:-most]:
+    for old in by_age[:-_MOST]:
         old.unlink()
 
 
@@ -212,10 +181,6 @@ def _key(arguments: Any, devices: Sequence[jax.Device], made_of: Any) -> str:
         f"{jax.device_count()} {jax.process_index()} of {jax.process_count()}",
         *_settings(),
     ]
-    return _digest(parts)
-
-
-def _digest(parts: list[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -229,7 +194,7 @@ def _settings() -> list[str]:
 
 @functools.cache
 def _machine() -> str:
-    """Versions, sources and the processor, which decides the programs of a CPU."""
+    """Versions, sources, and the processor, on which executables for a CPU depend."""
     found = importlib.metadata.distributions()
     parts = sorted(f"{d.name} {d.version}" for d in found if d.name)
     parts = [part for part in parts if part.startswith(_DECIDING)]
@@ -249,13 +214,13 @@ def _sources(root: Path) -> list[str]:
 
 
 def described(value: Any) -> str:
-    """A text that is equal for values that make the same program, in any process.
+    """A text that is equal, in any process, for values that give the same executable.
 
-    Functions and classes stand for their source, which must be of this package, and
-    for what they closed over.
+    A function is described by its place in the sources of this package and by the
+    values of its closure and defaults, a dataclass by its fields.
 
     Raises:
-      LookupError: there is none.
+      LookupError: the value, or a part of it, is not of this package.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)

@@ -1,11 +1,11 @@
-"""Maps the update step over devices.
+"""Data parallelism: videos are sharded over devices, weights are replicated.
 
-Every leaf of a state or batch has the video as its leading axis. `shard` splits that
-axis over devices and `gather` joins it again; remainders are padded with copies, which
-carry weight 0, and dropped.
+The leading axis of every leaf of a state or batch is the video. `shard` splits it over
+the devices and `gather` joins it again. Where the videos do not divide by the devices,
+`shard` pads with copies of the last video, which get weight 0 and are dropped.
 
-The devices may belong to several processes. Then each process calls the same with the
-videos that it holds, and only the collectives of the step and the metrics are of all.
+The devices may belong to several processes. Each process then makes the same calls
+with its own videos; collectives and metrics cover all of them.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ AXIS = "devices"
 
 @contextlib.contextmanager
 def on_processor() -> Iterator[None]:
-    """What JAX makes here lies with the processor, where JAX has one."""
+    """Makes the CPU the default device, where JAX has a CPU backend."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(RuntimeError):
             cpu = jax.local_devices(backend="cpu")[0]
@@ -33,31 +33,31 @@ def on_processor() -> Iterator[None]:
 
 
 def all_devices() -> list[jax.Device]:
-    """Of all processes, those of one process next to each other."""
+    """The devices of all processes, grouped by process."""
     return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
 def own(n: int, devices: Sequence[jax.Device]) -> np.ndarray:
-    """Which of n videos are on devices of this process: all, if it is the only one."""
+    """The numbers of those of n videos that are on devices of this process."""
     slots = _slots(n, devices).ravel()
     return slots[slots < n]
 
 
 def held(n: int, devices: Sequence[jax.Device]) -> np.ndarray:
-    """As `own`; but a process without videos holds the last one, as padding."""
+    """As `own`; a process without videos gets the last video, as padding."""
     numbers = own(n, devices)
     return numbers if len(numbers) else np.array([n - 1])
 
 
 def _slots(n: int, devices: Sequence[jax.Device]) -> np.ndarray:
-    """(devices of this process, per device): numbers of videos, n and up is padding."""
+    """Numbers of videos, (devices of this process, per device); from n on, padding."""
     per_device = -(-n // len(devices))
     slots = np.arange(len(devices) * per_device).reshape(-1, per_device)
     return slots[[d.process_index == jax.process_index() for d in devices]]
 
 
 def _local(devices: Sequence[jax.Device], *axes: str) -> jax.sharding.NamedSharding:
-    """Over the devices of this process."""
+    """A sharding over the devices of this process."""
     local = [d for d in devices if d.process_index == jax.process_index()]
     mesh = jax.sharding.Mesh(np.array(local), (AXIS,))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
@@ -67,12 +67,12 @@ def shard(tree: Any, devices: Sequence[jax.Device], n: int | None = None) -> Any
     """Splits the leading axis: (n, ...) -> (devices, ceil(n / devices), ...).
 
     Args:
-      tree: of the videos that this process holds (see `held`).
-      devices: of all processes.
-      n: videos of all processes, if there are several.
+      tree: arrays of the videos of this process (see `held`).
+      devices: those of all processes.
+      n: number of videos of all processes, if there are several.
 
     Returns:
-      The part of this process, on its devices.
+      The shards of this process, on its devices.
     """
 
     def split(x):
@@ -86,7 +86,7 @@ def shard(tree: Any, devices: Sequence[jax.Device], n: int | None = None) -> Any
 
 
 def replicate_like(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Shapes of what `replicate` gives, to compile for without a copy."""
+    """The shapes and shardings of `replicate(tree, devices)`; nothing is copied."""
 
     def shaped(x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_local(devices))
@@ -95,7 +95,7 @@ def replicate_like(tree: Any, devices: Sequence[jax.Device]) -> Any:
 
 
 def shard_like(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Shapes of what `shard` gives of arrays of these shapes, in a process alone."""
+    """The shapes and shardings of `shard(tree, devices)`, for a single process."""
 
     def shaped(x):
         shape = (*_slots(len(x), devices).shape, *x.shape[1:])
@@ -111,20 +111,49 @@ def padding_weights(n: int, devices: Sequence[jax.Device]) -> jax.Array:
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Copies constants to every device of this process once."""
+    """Copies a tree to every device of this process."""
     return jax.device_put(tree, _local(devices))
 
 
 def gather(tree: Any, n: int) -> Any:
-    """Joins the leading axes again, on the host, and drops all after n videos."""
+    """Joins the two leading axes on the host, and drops the padding after n videos."""
     return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:n], tree)
 
 
 def gather_metrics(metrics: Any, n: int) -> Any:
-    """Joins metrics (devices, steps, per device) to (steps, n)."""
+    """Joins metrics (devices, steps, per device) to (steps, n) on the host."""
     return jax.tree.map(
         lambda x: np.moveaxis(np.asarray(x), 0, 1).reshape(x.shape[1], -1)[:, :n],
         metrics,
+    )
+
+
+def map_over_devices(
+    function: Callable,
+    devices: Sequence[jax.Device],
+    in_axes: Any,
+    out_axes: Any,
+    donate: Sequence[int] = (),
+) -> Callable:
+    """Compiles a function to run on every device at once.
+
+    This is the only call of `jax.pmap`, which is `jit(shard_map(...))` since JAX 0.8:
+    whoever replaces it changes this function alone.
+
+    Args:
+      function: of the shards of one device; its collectives are over `AXIS`.
+      devices: those of all processes.
+      in_axes: per argument, 0 for a sharded and None for a replicated one.
+      out_axes: likewise for the outputs.
+      donate: numbers of the arguments whose memory the outputs may reuse.
+    """
+    return jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=in_axes,
+        out_axes=out_axes,
+        devices=list(devices),
+        donate_argnums=tuple(donate),
     )
 
 
@@ -139,42 +168,41 @@ def map_steps(
     Args:
       update_step: `(state, batch, frozen) -> (state, metrics)` for one device, with
         its collectives over `AXIS`.
-      finish: `(state, batch, frozen) -> state`, run once after them.
-      steps: run under `lax.scan`, so that Python never waits.
-      devices: the devices.
+      finish: `(state, batch, frozen) -> state`, run once after the steps.
+      steps: number of iterations of the `lax.scan`.
+      devices: those of all processes.
 
     Returns:
-      `(sharded state, sharded batch, replicated frozen) -> (state, metrics)`; the
-      state is donated, metrics are (devices, steps, per device) of all processes.
+      `(sharded state, sharded batch, replicated frozen) -> (state, metrics)`. The
+      state is donated. Metrics are (devices, steps, per device), of all processes.
     """
-    own = next(d for d in devices if d.process_index == jax.process_index())
+    local = next(d for d in devices if d.process_index == jax.process_index())
 
     def many(state, batch, frozen):
         def step(state):
             return update_step(state, batch, frozen)
 
         if jax.default_backend() == "gpu":
-            step = hoist(update_step, state, (batch, frozen), own)
+            step = hoist(update_step, state, (batch, frozen), local)
         state, metrics = jax.lax.scan(lambda state, _: step(state), state, None, steps)
         return finish(state, batch, frozen), jax.lax.all_gather(metrics, AXIS)
 
-    return jax.pmap(
-        many,
-        axis_name=AXIS,
-        in_axes=(0, 0, None),
-        out_axes=(0, None),
-        devices=list(devices),
-        donate_argnums=0,
+    return map_over_devices(
+        many, devices, in_axes=(0, 0, None), out_axes=(0, None), donate=[0]
     )
 
 
-def of_own(compiled: Callable, devices: Sequence[jax.Device]) -> Callable:
-    """A mapped function, compiled over several processes, of what each of them holds.
+def on_local_arrays(compiled: Callable, devices: Sequence[jax.Device]) -> Callable:
+    """Has an executable over several processes take and give arrays of this process.
 
-    What `jax.pmap` returns takes that, but no options of the compiler; what it compiles
-    to takes and gives arrays of all processes.
+    An uncompiled function of `map_over_devices` does that by itself, but takes no
+    compiler options; its executable takes and gives global arrays.
+
+    Args:
+      compiled: what `compile_for` returned for a function of `map_over_devices`.
+      devices: those of all processes.
     """
-    own = [d for d in devices if d.process_index == jax.process_index()]
+    local = [d for d in devices if d.process_index == jax.process_index()]
     constants: dict[int, tuple[jax.Array, jax.Array]] = {}
 
     def axes(x: jax.Array) -> jax.sharding.PartitionSpec:
@@ -182,15 +210,15 @@ def of_own(compiled: Callable, devices: Sequence[jax.Device]) -> Callable:
         return x.sharding.spec
 
     def over(devices: Sequence[jax.Device], x: jax.Array) -> jax.Array:
-        """An array over these devices, of the same parts."""
+        """The array over these devices with the shards of `x`."""
         mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
         shape = (len(devices), *x.shape[1:]) if AXIS in axes(x) else x.shape
-        parts = [shard.data for shard in x.addressable_shards]
+        shards = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(
-            shape, jax.sharding.NamedSharding(mesh, axes(x)), parts
+            shape, jax.sharding.NamedSharding(mesh, axes(x)), shards
         )
 
-    def over_all(x: jax.Array) -> jax.Array:
+    def globally(x: jax.Array) -> jax.Array:
         if AXIS in axes(x):
             return over(devices, x)
         if id(x) not in constants:  # weights: once, since there are hundreds of them
@@ -198,8 +226,8 @@ def of_own(compiled: Callable, devices: Sequence[jax.Device]) -> Callable:
         return constants[id(x)][1]
 
     def call(*arguments: Any) -> Any:
-        outputs = compiled(*jax.tree.map(over_all, arguments))
-        return jax.tree.map(functools.partial(over, own), outputs)
+        outputs = compiled(*jax.tree.map(globally, arguments))
+        return jax.tree.map(functools.partial(over, local), outputs)
 
     return call
 
@@ -214,20 +242,20 @@ def map_videos(function: Callable, devices: Sequence[jax.Device]) -> Callable:
     def one(constants, videos):
         return function(constants, *videos)
 
-    return jax.pmap(one, axis_name=AXIS, in_axes=(None, 0), devices=list(devices))
+    return map_over_devices(one, devices, in_axes=(None, 0), out_axes=0)
 
 
 def batch_mean(weight: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """The mean over the videos of all devices, padding left out.
+    """The mean over the videos of all devices, without the padding.
 
     Args:
       weight: (b,), 1 for a video and 0 for padding.
 
     Returns:
-      `(b, ...) -> (...)`. Its gradient is that of the *sum over all videos of all
-      devices* of a loss that uses the mean: written with a local mean and
-      `stop_gradient`, it needs no collective backwards and does not depend on how
-      the mapping transposes one (`pmap` counts a replicated loss once a device).
+      `(b, ...) -> (...)`. Its gradient is that of a loss that is summed over the videos
+      of all devices. A local mean and `stop_gradient` make it so: the backward pass
+      then has no collective, whose transpose depends on the mapping (`pmap` counts a
+      replicated loss once per device).
     """
     local = weight.sum()
     everywhere = jax.lax.psum(local, AXIS)
@@ -235,23 +263,22 @@ def batch_mean(weight: jax.Array) -> Callable[[jax.Array], jax.Array]:
     def mean(x: jax.Array) -> jax.Array:
         shaped = weight.reshape(-1, *[1] * (x.ndim - 1))
         part = (x * shaped).sum(0)
-        own = part / jnp.maximum(local, 1.0)
-        value = _exchanged(jax.lax.stop_gradient(part)) / everywhere
-        return own + jax.lax.stop_gradient(value - own)
+        local_mean = part / jnp.maximum(local, 1.0)
+        value = _psum(jax.lax.stop_gradient(part)) / everywhere
+        return local_mean + jax.lax.stop_gradient(value - local_mean)
 
     return mean
 
 
-def _exchanged(x: jax.Array) -> jax.Array:
-    """The sum over devices, by an exchange between GPUs even where there is one.
+def _psum(x: jax.Array) -> jax.Array:
+    """The sum over devices, with a collective even on a single GPU.
 
-    Where a program exchanges something, XLA orders its kernels so as to have others to
-    run meanwhile, which deals the model and its verifier out in turns, and more of them
-    run at once. Else the verifier comes after the model, in the memory that this left,
-    and waits for it: 10.8 against 9.3 ms for a step of X3D-XS on an H200, 9.3 against
-    8.5 for Slow R50; transformers gain nothing.
+    XLA schedules kernels around a collective so that they overlap with it. It then
+    interleaves the model with its verifier, and more of their kernels run at the same
+    time. Without one the verifier is scheduled after the model, reuses its memory, and
+    has to wait for it. Convolutional networks are faster for this, transformers not.
     """
     total = jax.lax.psum(x, AXIS)
     if jax.lax.axis_size(AXIS) > 1 or jax.default_backend() != "gpu":
         return total
-    return jax.lax.ppermute(total, AXIS, [(0, 0)])  # with itself: a copy
+    return jax.lax.ppermute(total, AXIS, [(0, 0)])  # to itself: a copy

@@ -8,19 +8,15 @@
 """
 
 import dataclasses
-import functools
 import importlib.resources
-import math
 from typing import Any
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
-from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError, nearest
-from leaps_jax.runtime.executable_cache import remembered
+from leaps_jax.model import ModelSpec
 from leaps_jax.zoo.table import ENTRIES, Entry
 
 _BY_NAME = {e.name: e for e in ENTRIES}
@@ -137,29 +133,8 @@ def variable_shapes(module: nn.Module) -> dict[str, Any]:
     """The variables of a zoo module as a tree of `ShapeDtypeStruct`."""
     frames, size = module.frames, module.size  # type: ignore[attr-defined]
     video = jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.float32)
-
-    def find() -> dict[str, Any]:
-        tree = jax.eval_shape(module.init, jax.random.key(0), video)
-        flat = flax.traverse_util.flatten_dict(tree, sep="/")
-        return {path: (leaf.shape, leaf.dtype.name) for path, leaf in flat.items()}
-
-    flat = {
-        path: jax.ShapeDtypeStruct(tuple(shape), dtype)
-        for path, (shape, dtype) in remembered("shapes", module, find).items()
-    }
-    return flax.traverse_util.unflatten_dict(flat, sep="/")
-
-
-@functools.cache
-def parameters(name: str, classes: int = 400) -> int:
-    """Number of parameters.
-
-    >>> parameters("x3d_xs")
-    3794322
-    """
-    module, _ = build(name, ("",) * classes)
-    leaves = jax.tree.leaves(variable_shapes(module)["params"])
-    return sum(math.prod(leaf.shape) for leaf in leaves)
+    # the key inside, so that nothing is compiled to make it
+    return jax.eval_shape(lambda video: module.init(jax.random.key(0), video), video)
 
 
 def table() -> list[dict[str, Any]]:

@@ -21,11 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax import files
-from leaps_jax.config import ModelSpec
-from leaps_jax.errors import UserError
+from leaps_jax.errors import UserError, listed
+from leaps_jax.model import ModelSpec
 
 FORMAT = 1
-MOST_SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,17 +227,11 @@ def _check_shapes(
             if k in have and have[k] != tuple(shapes[k])
         ],
     }
-    parts = []
-    for what, items in faults.items():
-        if items:
-            more = len(items) - MOST_SHOWN
-            shown = ", ".join(items[:MOST_SHOWN])
-            rest = f" and {more} more" if more > 0 else ""
-            parts.append(f"{len(items)} tensors {what}: {shown}{rest}")
-    if parts:
+    parts = [listed(f"tensors {what}", items) for what, items in faults.items()]
+    if any(parts):
+        told = "; ".join(filter(None, parts))
         raise UserError(
-            f"{folder}: does not fit the model: {'; '.join(parts)}; make the checkpoint"
-            " again"
+            f"{folder}: does not fit the model: {told}; make the checkpoint again"
         )
 
 

@@ -17,9 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError, nearest
-from leaps_jax.taps import Model, Moments
+from leaps_jax.model import Model, ModelSpec, Moments
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import checkpoints
 from leaps_jax.zoo.conversion import namings, rules, sources

@@ -9,7 +9,7 @@ import pytest
 from command import BENCH, GOOD, assert_refused, words_of
 
 import leaps_jax as lj
-from leaps_jax import synthesis
+from leaps_jax.runtime.engine import NotFiniteError
 
 COMMANDS = (
     *("models", "convert", "synthesize", "train", "accuracy", "evaluate", "demo"),
@@ -31,7 +31,7 @@ def test_words_that_are_no_command(call, root, words):
 
 def test_a_loss_that_is_not_finite_fails(call, monkeypatch):
     def broken(*_, **__):
-        raise synthesis.NotFiniteError("step 3: the loss is nan", None)
+        raise NotFiniteError("step 3: the loss is nan", None)
 
     monkeypatch.setattr("leaps_jax.runs.folder.execute", broken)
     ran = call(*words_of("synthesize", GOOD))

@@ -68,7 +68,7 @@ def test_a_table_of_which_nothing_fits(call, root, monkeypatch):
     def full(*_, **__):
         raise FULL
 
-    monkeypatch.setattr("leaps_jax.synthesis.Engine.compile", full)
+    monkeypatch.setattr("leaps_jax.runtime.engine.Engine.compile", full)
     row = f"timesformer_small@{root}/weights,,{root}/clip.mp4,jack,,\n"
     (root / "large.csv").write_text("model,verifier,stimulus,label,copies,seed\n" + row)
     words = ["synthesize", "--jobs", "{root}/large.csv", "--out", "{root}/large"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from leaps_jax.config import ModelSpec
 from leaps_jax.errors import UserError
+from leaps_jax.model import ModelSpec
 
 mediapy = pytest.importorskip("mediapy")
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from clip_files import SPEC, circle, refusal
 
-from leaps_jax.config import ModelSpec
 from leaps_jax.data.clips import class_names, load_labelled, load_stimuli, read_tree
+from leaps_jax.model import ModelSpec
 
 
 def test_tfds_that_is_not_installed(monkeypatch):

@@ -15,6 +15,7 @@ from leaps_jax import Config, Model, synthesize, taps, transforms
 from leaps_jax.cli.main import main
 from leaps_jax.kernels import depthwise, dispatch, resize
 from leaps_jax.kernels.frame_distances import frame_distances
+from leaps_jax.model import norm_inputs
 from leaps_jax.runs import folder as runs
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading
@@ -144,7 +145,7 @@ def test_norms_of_a_gpu_know_the_moments_of_their_taps(on_a_gpu, monkeypatch, na
 
     @jax.jit
     def moments(variables, videos):
-        _, found = taps.apply(network.module, variables, videos, taps.norm_inputs)
+        _, found = taps.apply(network.module, variables, videos, norm_inputs)
         assert all(tap.known for tap in found.values())
         told = list(found.values())
         seen = [dataclasses.replace(tap, known=()) for tap in told]

@@ -14,6 +14,7 @@ from parity import NETWORKS, weights
 
 from leaps_jax import taps
 from leaps_jax.errors import UserError
+from leaps_jax.model import norm_inputs
 from leaps_jax.models import multiscale, rev_mvit
 from leaps_jax.models.layers import LayerNorm, Mlp
 from leaps_jax.zoo import build as zoo
@@ -234,7 +235,7 @@ def test_tokens_are_found_by_time(name):
 
     @jax.jit
     def run(video):
-        _, found = taps.apply(module, variables, video, taps.norm_inputs)
+        _, found = taps.apply(module, variables, video, norm_inputs)
         return {name: tap.by_time() for name, tap in found.items()}
 
     one, two = run(video), run(other)
@@ -256,7 +257,7 @@ def test_the_residual_path_of_a_transition_runs_first():
     found: list[str] = []
 
     def run(x):
-        found.extend(taps.apply(module, variables, x, taps.norm_inputs)[1])
+        found.extend(taps.apply(module, variables, x, norm_inputs)[1])
 
     jax.eval_shape(run, clip)
     assert [tap for tap in found if tap.startswith("block1/")][:3] == [

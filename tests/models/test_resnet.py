@@ -9,6 +9,7 @@ from parity import keys_and_shapes, weights
 
 from leaps_jax import taps
 from leaps_jax.errors import UserError
+from leaps_jax.model import norm_inputs
 from leaps_jax.models import resnet
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading
@@ -46,7 +47,7 @@ def shapes(name):
     found = {}
 
     def run(variables, video):
-        _, tapped = taps.apply(module, variables, video, taps.norm_inputs)
+        _, tapped = taps.apply(module, variables, video, norm_inputs)
         found.update({n: tap.value.shape[1:4] for n, tap in tapped.items()})
 
     video = jax.ShapeDtypeStruct(clip, jnp.float32)

@@ -9,6 +9,7 @@ from parity import keys_and_shapes
 
 from leaps_jax import taps
 from leaps_jax.errors import UserError
+from leaps_jax.model import norm_inputs
 from leaps_jax.models import resnet18
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading
@@ -45,7 +46,7 @@ def test_time_is_halved_where_it_is_convolved(name, frames):
     found = {}
 
     def run(variables, video):
-        _, tapped = taps.apply(module, variables, video, taps.norm_inputs)
+        _, tapped = taps.apply(module, variables, video, norm_inputs)
         found.update(tapped)
 
     shape = (1, spec.frames, spec.size, spec.size, 3)

@@ -12,6 +12,7 @@ import pytest
 from leaps_jax import taps
 from leaps_jax.errors import UserError
 from leaps_jax.kernels import attention
+from leaps_jax.model import norm_inputs
 from leaps_jax.models.swin import PatchMerging, WindowAttention, relative_positions
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading
@@ -124,7 +125,7 @@ def test_a_window_cut_to_the_features_takes_the_first_rows_and_columns():
 def test_patches_are_merged_along_columns():
     x = jnp.arange(1.0, 7).reshape(1, 1, 3, 2, 1)  # rows 1 2, 3 4, 5 6
     (_, found) = PatchMerging().init_with_output(
-        jax.random.key(0), x, capture_intermediates=taps.norm_inputs
+        jax.random.key(0), x, capture_intermediates=norm_inputs
     )
     merged = found["intermediates"]["norm"]["observe"][0]
     np.testing.assert_array_equal(
@@ -156,13 +157,13 @@ def test_taps_keep_time_and_space_apart():
     module, variables, clip = small(7, 32)
     found, epsilons = {}, set()
 
-    def norm_inputs(layer, method):
-        if method == "observe":
+    def inputs(layer, method):
+        if norm_inputs(layer, method):
             epsilons.add(layer.epsilon)
-        return method == "observe"
+        return norm_inputs(layer, method)
 
     def run(variables, video):
-        found.update(taps.apply(module, variables, video, norm_inputs)[1])
+        found.update(taps.apply(module, variables, video, inputs)[1])
 
     jax.eval_shape(run, variables, clip)
     assert list(found) == [

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from tiny import make_tiny
 
-from leaps_jax import Config, UserError, objectives, synthesis
+from leaps_jax import Config, UserError, objectives, synthesis, update
 from leaps_jax.cli.main import main
 from leaps_jax.data.clips import load_stimulus
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import batches, folder, groups, journal, pipeline
-from leaps_jax.runtime import parallel
+from leaps_jax.runtime import engine, parallel
 from leaps_jax.zoo import load as loading
 
 TESTS = Path(__file__).parent.parent
@@ -62,7 +62,7 @@ def models(monkeypatch):
             raise UserError(f"model={reference!r}: unknown; write tiny@0")
         return made.setdefault(seed, make_tiny(int(seed)))
 
-    make = synthesis.make_update_step
+    make = update.make_update_step
 
     def counting(setup, *rest):
         step = make(setup, *rest)
@@ -75,7 +75,7 @@ def models(monkeypatch):
 
     monkeypatch.setattr(loading, "load_model", load)
     monkeypatch.setattr(loading, "fingerprint", lambda reference: reference)
-    monkeypatch.setattr(synthesis, "make_update_step", counting)
+    monkeypatch.setattr(update, "make_update_step", counting)
     return traced
 
 
@@ -302,14 +302,14 @@ FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\n...")
 def test_a_model_of_no_use_fails_alone(
     where, error, told, tmp_path, models, clips, monkeypatch
 ):
-    function = getattr(synthesis.Engine, where)
+    function = getattr(engine.Engine, where)
 
     def failing(engine, *args, **options):
         if engine.setup.model.variables is loading.load_model("tiny@0").variables:
             raise error
         return function(engine, *args, **options)
 
-    monkeypatch.setattr(synthesis.Engine, where, failing)
+    monkeypatch.setattr(engine.Engine, where, failing)
     rows = [
         {"model": f"tiny@{i % 2}", "stimulus": clips / "0.npz", "label": 0}
         for i in range(8)
@@ -765,7 +765,7 @@ def test_one_thread_alone_uses_the_devices(tmp_path, models, table, monkeypatch)
 
     for name in ("shard", "replicate", "gather", "gather_metrics"):
         heard(parallel, name, used)
-    heard(synthesis, "compile_for", compiled)
+    heard(engine, "compile_for", compiled)
     load = loading.load_model
 
     def load_model(*args, **options):

@@ -15,6 +15,7 @@ import pytest
 
 from leaps_jax import Config, UserError, objectives, synthesis
 from leaps_jax.runs import folder as runs
+from leaps_jax.runtime.engine import NotFiniteError
 from leaps_jax.synthesis import prepare
 from leaps_jax.zoo import checkpoints
 
@@ -104,10 +105,10 @@ def test_a_run_that_is_not_finite_keeps_the_last_good_state(
         yield first
         good = first.state()
         snapshot = dataclasses.replace(first, state=lambda: good)
-        raise synthesis.NotFiniteError("priming not finite at step 4", snapshot)
+        raise NotFiniteError("priming not finite at step 4", snapshot)
 
     monkeypatch.setattr(synthesis, "iterate", failing)
-    with pytest.raises(synthesis.NotFiniteError):
+    with pytest.raises(NotFiniteError):
         runs.execute(tmp_path / "run", problem, {}, {"self": tiny})
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "failed" and "priming" in record["error"]
@@ -126,7 +127,7 @@ def test_a_failed_run_fails_the_same_way_again(tmp_path, tiny, stimuli):
     config = Config(steps=8, steps_per_call=4)
     problem = prepare(tiny, stimuli[:1], [2], config=config, objective=objective)
     for _ in range(2):
-        with pytest.raises(synthesis.NotFiniteError, match="explosive.*at step 0"):
+        with pytest.raises(NotFiniteError, match="explosive.*at step 0"):
             runs.execute(tmp_path / "run", problem, {}, {"self": tiny})
         record = json.loads((tmp_path / "run" / "run.json").read_text())
         assert record["status"] == "failed" and record["judges"]["self"]["of"] == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.extend.core import Literal
 
-from leaps_jax import Config, Model, objectives, synthesis, synthesize
+from leaps_jax import Config, Model, objectives, synthesize, update
 from leaps_jax.runtime.loop_invariants import hoist
 from leaps_jax.runtime.parallel import AXIS
 from leaps_jax.zoo import build as zoo
@@ -118,21 +118,19 @@ def test_nothing_of_the_weights_is_computed_in_a_step(name, on_a_gpu):
     model = Model(module, zoo.variable_shapes(module), spec)
     config = Config(steps=10)
     objective = objectives.leaps(config).without("diversity")
-    setup = synthesis.make_setup(model, None, objective, config)
-    update_step = synthesis.make_update_step(setup)
+    setup = update.make_setup(model, None, objective, config)
+    update_step = update.make_update_step(setup)
     shape = (1, spec.frames, spec.size, spec.size, 3)
     primed = jax.eval_shape(
-        lambda variables: synthesis.prime(
-            model, variables, jnp.zeros(shape), objective
-        ),
+        lambda variables: update.prime(model, variables, jnp.zeros(shape), objective),
         model.variables,
     )
-    batch = synthesis.Batch(
+    batch = update.Batch(
         jax.ShapeDtypeStruct((1,), jnp.int32),
         jax.ShapeDtypeStruct((1,), jnp.float32),
         primed,
     )
-    frozen = synthesis.Frozen(model.variables, None, {})
+    frozen = update.Frozen(model.variables, None, {})
     left = set()
 
     def run(state, batch, frozen):
@@ -140,7 +138,7 @@ def test_nothing_of_the_weights_is_computed_in_a_step(name, on_a_gpu):
         left.update(of_constants(step, state))
         return state
 
-    state = synthesis.init_state(setup, np.arange(1))
+    state = update.init_state(setup, np.arange(1))
     one_device = jax.vmap(run, axis_name=AXIS, in_axes=0, axis_size=1)
     arguments = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), (state, batch, frozen)

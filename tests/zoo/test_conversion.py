@@ -16,7 +16,7 @@ import numpy as np
 import published
 import pytest
 
-from leaps_jax import taps
+from leaps_jax import Model, taps
 from leaps_jax.errors import UserError
 from leaps_jax.models import timesformer
 from leaps_jax.zoo import build as zoo
@@ -429,7 +429,7 @@ def test_round_trip(tmp_path, model):
         lambda leaf: rng.uniform(0.5, 1, leaf.shape).astype(np.float32), shapes
     )
     moments = {"stem/norm": (np.zeros(24, np.float32), np.ones(24, np.float32))}
-    saved = taps.Model(module, variables, model.spec, moments=moments)
+    saved = Model(module, variables, model.spec, moments=moments)
     folder = loading.save(saved, tmp_path / "deep" / "model", extra={"accuracy": 0.5})
     assert sorted(p.name for p in folder.parent.iterdir()) == ["model"]
     again = loading.load_model(f"x3d_xs_small@{folder}")

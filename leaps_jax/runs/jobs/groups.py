@@ -8,15 +8,16 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from leaps_jax import objectives, synthesis, taps
+from leaps_jax import objectives, synthesis, taps, update
 from leaps_jax.data import clips
 from leaps_jax.errors import UserError
+from leaps_jax.model import Model
 from leaps_jax.runs.jobs.folder import Folder
 from leaps_jax.runs.jobs.journal import Journal, in_a_line
 from leaps_jax.runs.jobs.settings import Settings
 from leaps_jax.runs.jobs.table import Row
-from leaps_jax.runtime.executable_cache import Programs
-from leaps_jax.taps import Model
+from leaps_jax.runtime.engine import Engine
+from leaps_jax.runtime.executable_cache import ExecutableCache
 from leaps_jax.zoo import load as loading
 
 OPEN = 4  # groups in memory at a time
@@ -38,14 +39,17 @@ class Ready:
 
     group: "Group"
     items: list[Item]
-    start: Callable[[], tuple[synthesis.State, synthesis.Batch]]
+    start: Callable[[], tuple[update.State, update.Batch]]
 
 
 class Groups:
     """The groups of a run, of which those of the last rows stay in memory."""
 
     def __init__(
-        self, settings: Settings, folder: Folder, programs: Programs | None = None
+        self,
+        settings: Settings,
+        folder: Folder,
+        programs: ExecutableCache | None = None,
     ):
         self._settings, self._folder, self._programs = settings, folder, programs
         self._open: collections.OrderedDict[tuple[str, str], Group | UserError]
@@ -80,7 +84,9 @@ class Groups:
 class Group:
     """A model and a verifier."""
 
-    def __init__(self, row: Row, settings: Settings, programs: Programs | None = None):
+    def __init__(
+        self, row: Row, settings: Settings, programs: ExecutableCache | None = None
+    ):
         load = functools.partial(
             loading.load_model, dtype=settings.dtype, remat=settings.remat
         )
@@ -102,7 +108,7 @@ class Group:
                     " statistics; store some with `convert --moments DIR`"
                 ) from None
         elif "verifier" in self.objective.uses:
-            self.objective = self.objective.without("diversity")
+            self.objective = self.objective.without_verifier()
         self.primed = self.objective.primed or config.init == "stimulus"
         self.broken = ""
 
@@ -118,11 +124,11 @@ class Group:
         )
 
     @functools.cached_property
-    def engine(self) -> synthesis.Engine:
-        setup = synthesis.make_setup(
+    def engine(self) -> Engine:
+        setup = update.make_setup(
             self.model, self.verifier, self.objective, self.settings.config
         )
-        return synthesis.Engine(setup, jax.local_devices(), self.programs)
+        return Engine(setup, jax.local_devices(), self.programs)
 
     def ready(self, items: list[Item], size: int) -> Ready:
         """Fills a batch up to its size with copies of weight 0."""

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax import synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.runs.jobs import batches
@@ -25,7 +24,8 @@ from leaps_jax.runs.jobs.journal import Journal
 from leaps_jax.runs.jobs.settings import Settings
 from leaps_jax.runs.jobs.table import Shard, Survey, rows, survey
 from leaps_jax.runtime import parallel
-from leaps_jax.runtime.executable_cache import Programs
+from leaps_jax.runtime.engine import NotFiniteError
+from leaps_jax.runtime.executable_cache import ExecutableCache
 from leaps_jax.zoo import load as loading
 
 
@@ -35,7 +35,7 @@ def execute(
     settings: Settings,
     batch: int,
     shard: Shard | None = None,
-    programs: Programs | None = None,
+    programs: ExecutableCache | None = None,
 ) -> dict[str, Any]:
     """Does the rows of a table that are not done yet.
 
@@ -118,7 +118,7 @@ def _optimise(
                 last = snapshot
                 if stop:
                     return
-        except synthesis.NotFiniteError as error:
+        except NotFiniteError as error:
             journal.end()
             bad = {items[i].row for i in error.videos if i < len(items)}
             bad = bad or {item.row for item in items}

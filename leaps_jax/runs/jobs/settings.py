@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from leaps_jax import objectives
 from leaps_jax import video as video_lib
 from leaps_jax.config import Config
-from leaps_jax.errors import UserError, nearest
+from leaps_jax.errors import UserError, check_known
 from leaps_jax.runs.jobs.table import Survey
 from leaps_jax.zoo import load as loading
 
@@ -30,9 +30,7 @@ class Settings:
 
     def check(self) -> None:
         """Raises UserError for what would fail in every row."""
-        if self.method not in objectives.METHODS:
-            hint = nearest(self.method, objectives.METHODS)
-            raise UserError(f"method={self.method!r}: unknown; {hint}")
+        check_known("method", self.method, objectives.METHODS)
         loading.compute_type(self.dtype)
         video_lib.sample_frames(1, 1, 1, short=self.short)
         for name, value in self.clip().items():

@@ -22,7 +22,7 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
-from leaps_jax.errors import UserError
+from leaps_jax.errors import UserError, listed
 
 Rules = tuple[tuple[str, str], ...]
 Path = tuple[str, ...]
@@ -46,8 +46,6 @@ LAYOUTS: dict[int, tuple[str, str, tuple[int, ...]]] = {
 BATCH_COUNTER: Rules = (
     (r"\.num_batches_tracked$", "counts training steps; inference does not use it"),
 )
-
-MOST_SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,10 +158,10 @@ def place(
         placed[leaf] = value
     missing = ["/".join(leaf) for leaf in wanted if leaf not in used]
     faults = [
-        _listed("tensors missing", missing),
-        _listed("tensors unknown", unknown),
-        _listed("tensors of another shape", misshaped),
-        _listed("tensors given twice", twice),
+        listed("tensors missing", missing),
+        listed("tensors unknown", unknown),
+        listed("tensors of another shape", misshaped),
+        listed("tensors given twice", twice),
     ]
     if any(faults):
         raise UserError(
@@ -250,11 +248,3 @@ def _leaf(naming: Naming, key: str, wanted: Mapping[Path, Any]) -> Path | None:
     candidates = [(c, *path, leaf) for c, leaf in LEAVES.get(last, ())]
     candidates = candidates or [("params", *path)]
     return next((c for c in candidates if c in wanted), None)
-
-
-def _listed(what: str, items: list[str]) -> str:
-    if not items:
-        return ""
-    shown = ", ".join(items[:MOST_SHOWN])
-    rest = len(items) - MOST_SHOWN
-    return f"{len(items)} {what}: {shown}" + (f" and {rest} more" if rest > 0 else "")

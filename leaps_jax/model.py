@@ -1,0 +1,111 @@
+"""A model: a network, its weights, and the facts that its users need.
+
+>>> spec = ModelSpec("mine", frames=8, size=64, classes=("run", "walk"))
+>>> model = Model(module, variables, spec)                      # doctest: +SKIP
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from leaps_jax.errors import UserError, nearest
+from leaps_jax.models.layers import NormLayer
+
+#: Chooses taps, as Flax's `capture_intermediates` does: `(module, method) -> bool`.
+Filter = Callable[[nn.Module, str], bool]
+#: The mean and the variance per channel, each (c,), by the name of the tap.
+Moments = Mapping[str, tuple[jax.Array, jax.Array]]
+
+
+def norm_inputs(module: nn.Module, method: str) -> bool:
+    """The filter of LEAPS: the inputs of this package's norm layers."""
+    return isinstance(module, NormLayer) and method == "observe"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """The facts of a video classifier: its clips, classes and normalisation.
+
+    Attributes:
+      name: the zoo's name, or any name for a model of your own.
+      frames: frames of one input clip.
+      size: height and width of one input clip, in pixels.
+      classes: class names in the order of the logits.
+      stride: source frames from one sampled frame to the next.
+      mean: per RGB channel, of pixels in [0, 1].
+      std: likewise; the network sees `(pixels - mean) / std`.
+      licence: of the weights.
+      source: where the weights came from.
+
+    >>> ModelSpec("mine", frames=8, size=64, classes=("run", "walk")).num_classes
+    2
+    """
+
+    name: str
+    frames: int
+    size: int
+    classes: tuple[str, ...]
+    stride: int = 1
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    licence: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("frames", "size", "stride"):
+            if getattr(self, field) < 1:
+                raise UserError(f"{field}={getattr(self, field)}: must be at least 1")
+        for field in ("classes", "mean", "std"):  # JSON brings lists
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def window(self) -> int:
+        """Source frames that one clip spans."""
+        return (self.frames - 1) * self.stride + 1
+
+    def label_index(self, label: int | str) -> int:
+        """The index of a class given by name or by index.
+
+        Raises:
+          UserError: the model has no such class; the nearest names are offered.
+        """
+        text = str(label)
+        if text in self.classes:
+            return self.classes.index(text)
+        if re.fullmatch(r"-?\d{1,9}", text):
+            if 0 <= int(text) < self.num_classes:
+                return int(text)
+            raise UserError(
+                f"label={text}: {self.name} has classes 0 to"
+                f" {self.num_classes - 1}; give one of them"
+            )
+        hint = nearest(text, self.classes)
+        raise UserError(f"label={text!r}: not a class of {self.name}; {hint}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A frozen video classifier.
+
+    Attributes:
+      module: a Linen module, `(b, t, h, w, 3) normalised video -> (b, classes) logits`.
+      variables: its variables, as `module.init` returns them.
+      spec: its facts.
+      tap_filter: a Flax filter `(module, method) -> bool` that chooses the taps.
+      moments: per tap the mean and variance per channel over natural clips; needed
+        to verify with a model that has no batch norm (see `estimate_moments`).
+    """
+
+    module: nn.Module
+    variables: Mapping[str, Any]
+    spec: ModelSpec
+    tap_filter: Filter = norm_inputs
+    moments: Moments | None = None
