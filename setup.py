@@ -29,6 +29,7 @@ EXTRAS = {
         "pytest-xdist>=3.6",
         "ruff>=0.9",
         "mypy>=1.14",
+        "pre-commit>=4",
         # The tests run the notebooks.
         "nbclient>=0.10",
         "nbformat>=5.10",
@@ -45,6 +46,8 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    author="The leaps_jax authors",
+    keywords="interpretability feature-visualization video jax flax action-recognition",
     python_requires=">=3.11",
     # checkpoints/ is installed inside the package, where `zoo.load` finds it
     packages=[*find_packages(include=["leaps_jax", "leaps_jax.*"]), SHIPPED],
@@ -70,6 +73,8 @@ setup(
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

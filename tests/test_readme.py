@@ -1,4 +1,4 @@
-"""README tells the truth: its table is the zoo, and what it shows runs in its order."""
+"""README and docs/ tell the truth: what they show runs, page by page in one folder."""
 
 import dataclasses
 import re
@@ -17,12 +17,27 @@ from leaps_jax import Config
 from leaps_jax.cli.main import main
 from leaps_jax.data import datasets
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+#: In the order in which a reader comes to them.
+PAGES = ("synthesis", "robust-models", "evaluation", "large-runs", "models", "speed")
+DOCS = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in PAGES}
+TEXT = "\n".join([README, *DOCS.values()])
 
 
 def test_the_table_of_models_is_the_zoo(capsys):
     assert main(["models", "--markdown"]) == 0
-    assert capsys.readouterr().out in README
+    assert capsys.readouterr().out in DOCS["models"]
+
+
+def test_readme_is_short_and_links_to_what_exists():
+    assert len(README.split()) <= 1200
+    assert {f"{name}.md" for name in PAGES} == {p.name for p in ROOT.glob("docs/*.md")}
+    pages = {ROOT: README} | {ROOT / "docs" / name: text for name, text in DOCS.items()}
+    for page, text in pages.items():
+        folder = ROOT if page == ROOT else page.parent
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+            assert (folder / link).exists(), f"{page}: {link}"
 
 
 def test_every_option_of_readme_exists(capsys):
@@ -34,14 +49,14 @@ def test_every_option_of_readme_exists(capsys):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         helped += capsys.readouterr().out
-    bash = "".join(re.findall(r"```bash\n(.*?)```", README, re.S))
+    bash = "".join(re.findall(r"```bash\n(.*?)```", TEXT, re.S))
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", bash)) - {"--check"}
     assert used and all(option in helped for option in used)
 
 
 def test_every_setting_of_readme_exists():
     fields = {f.name for f in dataclasses.fields(Config)}
-    settings = re.findall(r"`--set (.*?)`", README)
+    settings = re.findall(r"--set ([^`\n]*)`", TEXT)
     assert settings
     for text in settings:
         assert {part.split("=")[0] for part in text.split()} <= fields
@@ -117,7 +132,7 @@ def pieces() -> Iterator[tuple[str, str]]:
     """(language, text) of blocks, and commands within the text, in their order."""
     fenced = r"^```(?P<language>\w*)\n(?P<block>.*?)^```"
     inline = r"`(?P<inline>(?:leaps-jax|python) [^`\n]+)`"
-    for found in re.finditer(f"{fenced}|{inline}", README, re.M | re.S):
+    for found in re.finditer(f"{fenced}|{inline}", TEXT, re.M | re.S):
         if found["inline"]:
             if "--" in found["inline"] or found["inline"] == "leaps-jax models":
                 yield "bash", found["inline"]

@@ -1,8 +1,8 @@
 """Two processes end with the run of one: videos, metrics and files.
 
 Real processes that meet by `jax.distributed`, with collectives by gloo, started with
-the two lines of README. Three videos, so that one slot is padding, and a verifier,
-whose moments are of all videos.
+the two lines of docs/large-runs.md. Three videos, so that one slot is padding, and a
+verifier, whose moments are of all videos.
 """
 
 import json
@@ -28,7 +28,7 @@ from leaps_jax.zoo import load as loading
 
 CLASSES = ("bend", "jack", "run")
 REPOSITORY = Path(__file__).parents[2]
-README = (REPOSITORY / "README.md").read_text()
+LARGE_RUNS = (REPOSITORY / "docs" / "large-runs.md").read_text()
 QUICK = ["--steps", "20", "--set", "steps_per_call=2", "--preview-every", "0"]
 
 
@@ -64,7 +64,7 @@ def root(tmp_path_factory) -> Path:
 
 def lines_of_readme(out: str) -> list[list[str]]:
     """The words of its two lines, with the models and the output of these tests."""
-    block = re.search(r"```bash\n([^`]*--coordinator[^`]*)```", README)
+    block = re.search(r"```bash\n([^`]*--coordinator[^`]*)```", LARGE_RUNS)
     assert block
     lines = block[1].replace("\\\n", " ").strip().splitlines()
     split = [shlex.split(line, comments=True) for line in lines]
@@ -97,7 +97,7 @@ def launch(root: Path, words: list[str]) -> subprocess.Popen:
 def start(
     root: Path, out: str, *more: str, second: Sequence[str] = ()
 ) -> list[subprocess.Popen]:
-    """The lines of README, each a process, with another output."""
+    """The lines of docs/large-runs.md, each a process, with another output."""
     port, started = free_port(), []
     for command, *words in lines_of_readme(out):
         assert command == "leaps-jax"
