@@ -115,10 +115,7 @@ def make_setup(
     """Makes and checks a setup.
 
     Args:
-      model: the inverted model.
-      verifier: another model, or None if the objective uses none.
-      objective: what is minimised.
-      config: settings of the optimiser and of the run.
+      model, verifier, objective, config: as in `Setup`.
       parametrization: what the optimiser changes; that of `config` if None.
       transforms: random changes of a video, in order; those of `config` if None.
 
@@ -347,12 +344,7 @@ def _evaluate(
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Every raw term {name: (b,)} and the logits.
 
-    Args:
-      setup: the models and the objective.
-      pixels: (b, t, h, w, 3) the videos.
-      seen: (b, t, h, w, 3) the views of them that the models see.
-      batch: the targets.
-      frozen: the weights.
+    The models see `seen`, which are random views of the videos `pixels`.
     """
     model, verifier = setup.model, setup.verifier
     logits, model_taps = taps.apply(
