@@ -115,7 +115,10 @@ def make_setup(
     """Makes and checks a setup.
 
     Args:
-      model, verifier, objective, config: as in `Setup`.
+      model: the inverted model.
+      verifier: another model, or None if the objective uses none.
+      objective: what is minimised.
+      config: settings of the optimiser and of the run.
       parametrization: what the optimiser changes; that of `config` if None.
       transforms: random changes of a video, in order; those of `config` if None.
 
@@ -299,8 +302,7 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
 def make_keep_best(setup: Setup) -> Callable[[State, Batch, Frozen], State]:
     """Updates `State.best` of each video whose loss is the lowest so far.
 
-    That loss is of the video without a random view: the losses of the steps depend on
-    the luck of their views.
+    That loss is of the video without a random view, so that no lucky view decides.
     """
 
     def keep_best(state: State, batch: Batch, frozen: Frozen) -> State:
