@@ -1,7 +1,4 @@
-"""Objectives: immutable weighted sums of named terms.
-
-A term is a function `Context -> loss per video (b,)` with a name. It never knows its
-own weight. Objectives add, subtract and scale, so a new one is an expression:
+"""Objectives: the terms of LEAPS and of its baselines, and their sums.
 
 >>> objective = cross_entropy() + 0.5 * priming() + 1e-4 * l2()
 >>> [(weight, term.name) for weight, term in objective.terms]
@@ -13,174 +10,18 @@ N. Deligiannis, "Leaping Into Memories", ICCV 2023 (arXiv 2303.09941).
 """
 
 import collections
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from leaps_jax.config import Config
-from leaps_jax.errors import UserError, nearest
+from leaps_jax.errors import UserError
 from leaps_jax.kernels.frame_distances import frame_distances
-from leaps_jax.model import Moments
 from leaps_jax.taps import Tap
-
-
-class Primed(flax.struct.PyTreeNode):
-    """Means of the taps for the stimulus, those that the objective uses.
-
-    Attributes:
-      means: per tap, the mean over all positions, (b, c).
-      by_time: by the cells that a term asks for, per tap that has time, the means over
-        each cell of space at each step, (b, t, k, c).
-    """
-
-    means: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
-    by_time: Mapping[int, Mapping[str, jax.Array]] = flax.struct.field(
-        default_factory=dict
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """All that a term may use, for a batch of b videos on one device.
-
-    Attributes:
-      video: (b, t, h, w, 3), normalised, without the random view of the step.
-      logits: (b, classes) of the inverted model.
-      labels: (b,) target classes.
-      taps: of the inverted model, in order of execution.
-      primed: means of the taps for the stimuli.
-      verifier_taps: of the verifier, for the same videos.
-      verifier_moments: per verifier tap, the mean and variance (c,) to match.
-      batch_mean: `(b, ...) -> (...)`, the mean over the videos of *all* devices.
-    """
-
-    video: jax.Array
-    logits: jax.Array
-    labels: jax.Array
-    taps: Mapping[str, Tap] = dataclasses.field(default_factory=dict)
-    primed: Primed = Primed()
-    verifier_taps: Mapping[str, Tap] = dataclasses.field(default_factory=dict)
-    verifier_moments: Moments = dataclasses.field(default_factory=dict)
-    batch_mean: Callable[[jax.Array], jax.Array] = lambda x: x.mean(0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Term:
-    """A named loss, and what it needs.
-
-    Attributes:
-      name: of the term in metrics and weights.
-      loss: `Context -> (b,)`.
-      uses: some of "stimulus", "stimulus by time" and "verifier".
-      cells: along height and width, that `Primed.by_time` should have for it.
-    """
-
-    name: str
-    loss: Callable[[Context], jax.Array]
-    uses: frozenset[str] = frozenset()
-    cells: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """A weighted sum of terms; `+`, `-` and `*` by a number return a new one."""
-
-    terms: tuple[tuple[float, Term], ...]
-
-    def __post_init__(self) -> None:
-        names = [term.name for _, term in self.terms]
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(
-                    f"objective: two terms are named {name!r}; rename one with"
-                    " .named(...)"
-                )
-
-    @property
-    def uses(self) -> frozenset[str]:
-        return frozenset().union(*(term.uses for _, term in self.terms))
-
-    @property
-    def cells(self) -> frozenset[int]:
-        """Of the terms that use the stimulus by time."""
-        return frozenset(
-            term.cells for _, term in self.terms if "stimulus by time" in term.uses
-        )
-
-    @property
-    def primed(self) -> bool:
-        """Whether a term compares the video with the stimulus."""
-        return bool(self.uses & {"stimulus", "stimulus by time"})
-
-    @property
-    def weights(self) -> dict[str, float]:
-        return {term.name: weight for weight, term in self.terms}
-
-    def values(self, context: Context) -> dict[str, jax.Array]:
-        """Each term raw, without its weight: {name: (b,)}."""
-        return {term.name: term.loss(context) for _, term in self.terms}
-
-    def total(self, values: Mapping[str, jax.Array]) -> jax.Array:
-        """The weighted sum of what `values` returned, (b,)."""
-        return sum(
-            (weight * values[term.name] for weight, term in self.terms),
-            start=jnp.zeros(()),
-        )
-
-    def named(self, name: str) -> "Objective":
-        """The same objective of one term under another name."""
-        ((weight, term),) = self.terms
-        return Objective(((weight, dataclasses.replace(term, name=name)),))
-
-    def without(self, name: str) -> "Objective":
-        """An ablation: the objective without one of its terms.
-
-        >>> (cross_entropy() + l2()).without("l2").weights
-        {'cross_entropy': 1.0}
-        """
-        if name not in self.weights:
-            raise UserError(f"term={name!r}: {nearest(name, self.weights)}")
-        return Objective(tuple((w, t) for w, t in self.terms if t.name != name))
-
-    def without_verifier(self) -> "Objective":
-        """The objective without the terms that need a verifier."""
-        terms = [(w, t) for w, t in self.terms if "verifier" not in t.uses]
-        return Objective(tuple(terms))
-
-    def __add__(self, other: "Objective") -> "Objective":
-        if not isinstance(other, Objective):
-            return NotImplemented
-        return Objective(self.terms + other.terms)
-
-    def __mul__(self, factor: float) -> "Objective":
-        if isinstance(factor, bool) or not isinstance(factor, int | float):
-            raise TypeError(f"an objective is scaled by a number, not by {factor!r}")
-        return Objective(tuple((factor * w, term) for w, term in self.terms))
-
-    __rmul__ = __mul__
-
-    def __neg__(self) -> "Objective":
-        return -1.0 * self
-
-    def __sub__(self, other: "Objective") -> "Objective":
-        if not isinstance(other, Objective):
-            return NotImplemented
-        return self + -other
-
-
-def term(
-    name: str, loss: Callable[[Context], jax.Array], *, uses: Sequence[str] = ()
-) -> Objective:
-    """An objective of one term of weight 1: the way to add your own.
-
-    >>> dark = term("dark", lambda context: context.video.mean((1, 2, 3, 4)))
-    """
-    return Objective(((1.0, Term(name, loss, frozenset(uses))),))
+from leaps_jax.terms import Context, Objective, Term, term
 
 
 def cross_entropy() -> Objective:

@@ -19,11 +19,11 @@ from leaps_jax import objectives, taps, update
 from leaps_jax.config import Config
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model, ModelSpec
-from leaps_jax.objectives import Objective
 from leaps_jax.parametrizations import Parametrization
 from leaps_jax.runtime import parallel
 from leaps_jax.runtime.engine import Engine, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
+from leaps_jax.terms import Objective
 from leaps_jax.transforms import Transform
 from leaps_jax.update import Setup, State
 

@@ -1,8 +1,8 @@
 """The update step: one pure function from state to state.
 
 Each video of a batch has parameters, which a `Parametrization` decodes. A step decodes
-them, shows a random view of the video to the model and to the verifier, and changes the
-parameters against the gradient of the objective. It knows no devices and no files.
+them, shows a random view of the video to the models, and changes the parameters against
+the gradient of the objective.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ from leaps_jax import video as video_lib
 from leaps_jax.config import Config
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model, ModelSpec
-from leaps_jax.objectives import Context, Objective, Primed
 from leaps_jax.parametrizations import Parametrization
 from leaps_jax.runtime import parallel
+from leaps_jax.terms import Context, Objective, Primed
 from leaps_jax.transforms import Transform, chain
 
 

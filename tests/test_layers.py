@@ -21,7 +21,7 @@ LAYERS = [
     # facts and maths of videos, models and losses: no files, no devices; devices,
     # processes and executables: nothing of videos or models
     {"config", "model", "video", "taps", "transforms", "parametrizations"}
-    | {"objectives", "attacks", "hints", "actions", "runtime"},
+    | {"terms", "objectives", "attacks", "hints", "actions", "runtime"},
     # one step on the videos of one device
     {"update"},
     # many steps on those of all devices

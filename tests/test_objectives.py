@@ -10,8 +10,8 @@ import pytest
 
 from leaps_jax import Config, UserError, objectives, taps
 from leaps_jax import video as video_lib
-from leaps_jax.objectives import Context, Primed
 from leaps_jax.taps import Tap
+from leaps_jax.terms import Context, Primed
 from leaps_jax.update import prime
 
 RNG = np.random.default_rng(3)

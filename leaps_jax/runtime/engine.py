@@ -11,9 +11,9 @@ import numpy as np
 
 from leaps_jax import taps, update
 from leaps_jax.config import Config
-from leaps_jax.objectives import Primed
 from leaps_jax.runtime import parallel
 from leaps_jax.runtime.executable_cache import ExecutableCache, compile_for
+from leaps_jax.terms import Primed
 from leaps_jax.update import Batch, Frozen, Setup, State
 
 _MORE_METRICS = ("total", "confidence", "gradient")  # besides the terms
