@@ -25,6 +25,14 @@ def forget_compiled():
 
 
 @pytest.fixture
+def unoptimized():
+    """Compiles in less time what runs longer: for large networks and few steps."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
 def on_a_gpu(monkeypatch):
     """Programs take the forms that they take on a GPU, and run here.
 

@@ -414,6 +414,7 @@ def classified(params, x):
     return x @ params["classifier"]["kernel"] + params["classifier"]["bias"]
 
 
+@pytest.mark.heavy
 def test_timesformer_takes_other_clips():
     model = loading.convert("timesformer", weights("timesformer_official"))
     gradient = gradient_of(model.module, model.variables, rule.video(4, 160, 1))

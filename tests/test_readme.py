@@ -158,7 +158,7 @@ def settled(words: list[str]) -> list[str]:
 
 
 @pytest.fixture
-def newcomer(tmp_path, monkeypatch):
+def newcomer(tmp_path, monkeypatch, unoptimized):
     """A folder with the files that README speaks of, and names that it uses."""
     from parity import weights
 
@@ -183,10 +183,7 @@ def newcomer(tmp_path, monkeypatch):
     videos = jnp.zeros((1, 8, 112, 112, 3))
     module = Mine()
     variables = module.init(jax.random.key(0), videos)
-    # compiling is most of the time here
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield {"module": module, "variables": variables, "videos": videos}
-    jax.config.update("jax_disable_most_optimizations", False)
+    return {"module": module, "variables": variables, "videos": videos}
 
 
 def follow(names: dict, capsys, skipped: dict, smaller: dict) -> list[str]:
