@@ -70,7 +70,7 @@ def absent(capability: str) -> list[jax.Device]:
 
 
 def compile_steps(text: str, devices: list[jax.Device], dtype: str) -> list[str]:
-    """The executables of a run of one model, as text."""
+    """The HLO text of all executables that a run of one model compiles."""
     name, batch, *size = text.split(":")
     sizes = {"size": int(size[0])} if size else {}
     model = loading.initialize(name, zoo.KINETICS_400, dtype=dtype, **sizes)

@@ -84,7 +84,7 @@ def purposes(hlo: str) -> dict[str, str]:
 
 
 def kind(kernel: str) -> str:
-    """The first of `KINDS` that a kernel is of."""
+    """The first of `KINDS` that has a word in common with the name of a kernel."""
     return next(
         kind for kind, parts in KINDS.items() if any(part in kernel for part in parts)
     )

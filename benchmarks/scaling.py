@@ -41,7 +41,7 @@ def environment(device: str, numbers: range) -> dict[str, str]:
 
 
 def start(words: list[str], where: dict[str, str]) -> subprocess.Popen:
-    """Starts `leaps-jax` with these words."""
+    """Starts the command `leaps-jax` with arguments."""
     command = [sys.executable, "-m", "leaps_jax", *words]
     return subprocess.Popen(command, env=where, stdout=subprocess.PIPE, text=True)
 

@@ -204,7 +204,7 @@ BRIEF = ("sweep", "standard")
 
 
 def briefly(videos, labels, judges, *, stimuli, marks, batch, **_) -> dict[str, Any]:
-    """Top-1 of each judge and motion energy, laid out as `evaluate` does."""
+    """Top-1 of each judge and motion energy, in the layout of `evaluation.evaluate`."""
     answers = {}
     for name, model in judges.items():
         probabilities = evaluation.seen(model, videos, batch)

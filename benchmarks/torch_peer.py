@@ -93,7 +93,7 @@ class SmallViViT(nn.Module):
 
 
 def build(name: str, frames: int, size: int) -> nn.Module:
-    """A network of a library, with random weights."""
+    """The peer of one of our networks, with random weights."""
     if name == "vivit_small":
         return SmallViViT()
     if name == "x3d_xs":
@@ -141,7 +141,7 @@ class Tap:
 
 
 def taps(network: nn.Module) -> list[Tap]:
-    """A tap at every norm of a network."""
+    """Registers a hook that records the input of every norm layer."""
     norms = (nn.BatchNorm3d, nn.LayerNorm)
     return [Tap(module) for module in network.modules() if isinstance(module, norms)]
 

@@ -257,7 +257,8 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
         if config.views > 1:  # those of one video are adjacent
             split = jax.vmap(functools.partial(jax.random.split, num=config.views))
             keys = split(keys).reshape(-1)
-            pixels, batch = _repeat((pixels, batch), config.views)
+            repeat = functools.partial(jnp.repeat, repeats=config.views, axis=0)
+            pixels, batch = jax.tree.map(repeat, (pixels, batch))
         seen = jax.vmap(setup.transform)(keys, pixels)
         seen = at_octave(seen, octave, config.octave_scale)
         values, logits = _evaluate(setup, pixels, seen, batch, frozen)
@@ -330,10 +331,6 @@ def _decoded(
     parametrization: Parametrization, spec: ModelSpec, parameters: Any
 ) -> jax.Array:
     return jax.vmap(lambda each: parametrization.decode(each, spec))(parameters)
-
-
-def _repeat(tree: Any, times: int) -> Any:
-    return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), tree)
 
 
 def _mean_of(views: int, tree: Any) -> Any:

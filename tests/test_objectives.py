@@ -314,5 +314,6 @@ def test_methods_are_expressions():
     }
     off = Config(coherence=0, diversity=0, priming_per_step=0, spatial_tv=0)
     assert set(objectives.leaps(off).weights) == {"cross_entropy", "priming"}
+    assert objectives.leaps(Config(priming_cells=3)).cells == {3}
     half = Config(regularization=0.5, coherence=0.4)
     assert objectives.leaps(half).weights["coherence"] == pytest.approx(0.2)

@@ -1,4 +1,4 @@
-"""Where balls are in each class.
+"""The balls of the classes that have some: their positions over time.
 
 Each function takes (joints, clock, style) and returns positions (BALLS, t, 3) in metres
 and radii (BALLS,), 0 for a ball that is not there.
@@ -16,7 +16,7 @@ BALLS = 3
 
 
 def no_balls(joints: jax.Array, clock: Clock, style: Style):
-    """None at all."""
+    """The balls of a class without balls: all of radius 0."""
     return jnp.zeros((BALLS, len(clock.time), 3)), jnp.zeros(BALLS)
 
 
@@ -26,7 +26,7 @@ def _one_ball(position: jax.Array, radius: float):
 
 
 def juggled(joints: jax.Array, clock: Clock, style: Style):
-    """Three balls from hand to hand, as `poses.juggle` throws them."""
+    """Three juggled balls, which fly from hand to hand; the pose is `poses.juggle`."""
     left, right = joint(joints, "left hand"), joint(joints, "right hand")
     # each ball: left to right in half a cycle, back in the other
     cycle = clock.angle(1.35, style) / (2 * PI) + jnp.arange(BALLS)[:, None] / BALLS
@@ -44,7 +44,7 @@ def juggled(joints: jax.Array, clock: Clock, style: Style):
 
 
 def dribbled(joints: jax.Array, clock: Clock, style: Style):
-    """A ball that bounces below the hand of `poses.dribble`."""
+    """A ball that bounces below one hand; the pose is `poses.dribble`."""
     hand = jnp.where(
         style.side > 0, joint(joints, "left hand"), joint(joints, "right hand")
     )
@@ -58,7 +58,7 @@ def dribbled(joints: jax.Array, clock: Clock, style: Style):
 
 
 def thrown(joints: jax.Array, clock: Clock, style: Style):
-    """A ball in both hands that `poses.throw` releases; it falls, and then it rolls."""
+    """A ball that both hands hold, throw and let roll; the pose is `poses.throw`."""
     hands = (joint(joints, "left hand") + joint(joints, "right hand")) / 2
     held = hands + jnp.array([0.0, 0.0, 0.12])
     until = until_release(style)

@@ -9,7 +9,7 @@ from leaps_jax.actions.sampling import uniform
 
 
 class Camera(NamedTuple):
-    """Where it stands and how it moves: scalars, and `pan`, `pan_speed` (2,)."""
+    """Position and motion of a camera: scalars, but for `pan` and `pan_speed` (2,)."""
 
     distance: jax.Array
     elevation: jax.Array
@@ -23,7 +23,7 @@ class Camera(NamedTuple):
 
 
 def draw_camera(key: jax.Array) -> Camera:
-    """Eye level, 4 to 7 m away; drifts, zooms and turns a little."""
+    """Draws a camera at eye level, 4 to 7 m away, that drifts, zooms and turns."""
     keys = jax.random.split(key, 9)
     distance = uniform(keys[0], 4.0, 7.0)
     share = uniform(keys[1], 0.52, 0.75)  # of the frame, for 1.75 m
@@ -41,7 +41,7 @@ def draw_camera(key: jax.Array) -> Camera:
 
 
 def project(camera: Camera, points: jax.Array, time: jax.Array):
-    """World points (..., t, 3) to the screen.
+    """Projects points (..., t, 3) of the world to the screen.
 
     Returns:
       (..., t, 2) x to the right and y down in frame heights from the middle, and the
@@ -64,7 +64,7 @@ def project_level(camera: Camera, points: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def rotated(camera: Camera, points, time, sign) -> jax.Array:
-    """Points (..., t, 2) of the screen, turned by the camera's roll, or back (-1)."""
+    """Turns screen points (..., t, 2) by the camera's roll; sign -1 undoes it."""
     roll = sign * (camera.roll + camera.roll_speed * time)
     sin, cos = jnp.sin(roll), jnp.cos(roll)
     x, y = points[..., 0], points[..., 1]
@@ -72,5 +72,5 @@ def rotated(camera: Camera, points, time, sign) -> jax.Array:
 
 
 def pan_at(camera: Camera, time) -> jax.Array:
-    """How far the picture is shifted at times (t,): (t, 2) in frame heights."""
+    """The shift of the picture at times (t,), as (t, 2) in frame heights."""
     return camera.pan + camera.pan_speed * time[:, None]

@@ -13,7 +13,7 @@ from leaps_jax.actions.camera import Camera, project
 
 
 class Capsules(NamedTuple):
-    """n capsules over time: ends (n, t, 3), radii (n, 2), colours (n, 3).
+    """n moving capsules: `start` and `end` (n, t, 3), radii (n, 2), colours (n, 3).
 
     `figure` is 1 for the person and what they handle, 0 for the rest.
     """
@@ -26,7 +26,7 @@ class Capsules(NamedTuple):
 
 
 def single(start, end, radius, colour, figure) -> Capsules:
-    """One capsule over time: ends (t, 3), one radius, a colour (3,)."""
+    """One moving capsule of constant radius: `start` and `end` (t, 3), colour (3,)."""
     return Capsules(
         start[None],
         end[None],
@@ -37,7 +37,7 @@ def single(start, end, radius, colour, figure) -> Capsules:
 
 
 def joined(*parts: Capsules) -> Capsules:
-    """All of them as one."""
+    """Concatenates groups of capsules."""
     return jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
 
 
