@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import leaps_jax as lj
-from leaps_jax import evaluation, objectives
+from leaps_jax import evaluation, objectives, parametrizations, synthesis
 from leaps_jax.actions import motions
 from leaps_jax.cli.main import turn_off_triton_gemm
 from leaps_jax.evaluation import metrics
@@ -82,6 +82,15 @@ STANDARD: Runs = {
         "tv 10, smooth, 1200 steps": SMOOTH | {"steps": 1200},
         "tv 10, smooth, 1200 steps, two noisy views": SMOOTH
         | {"steps": 1200, "view_noise": 0.2, "views": 2},
+        "tv 10, smooth, 1200 steps, grown": SMOOTH | {"steps": 1200, "grown": True},
+        "tv 10, smooth, 1200 steps, diversity 2": SMOOTH
+        | {"steps": 1200, "diversity": 2.0},
+        "tv 10, smoother, 1200 steps": SMOOTH
+        | {"steps": 1200, "spatial_decay": 2.0, "temporal_decay": 1.0},
+        "tv 30, smooth, 1200 steps": SMOOTH | {"steps": 1200, "spatial_tv": 30.0},
+        "tv 10, smooth, 1200 steps, priming 3 times": SMOOTH
+        | {"steps": 1200, "priming": 6.0, "priming_per_step": 15.0},
+        "tv 10, smooth, 2400 steps": SMOOTH | {"steps": 2400},
     }.items()
 }
 
@@ -148,6 +157,7 @@ def run(
     """Inverts a model for all actions and seeds; what judges say, as JSON holds it."""
     method, changes = STUDIES[options.study][name, variant]
     changes = {"steps_per_call": 100} | changes
+    grown = changes.pop("grown", False)
     config = lj.preset(method, changes.pop("parametrization", "fourier"), **changes)
     objective = objectives.METHODS[method](config)
     verifier = None
@@ -160,20 +170,14 @@ def run(
     clips = np.concatenate([stimuli(model, seed) for seed in seeds])
     labels = list(CLASSES) * len(seeds)
     began = time.monotonic()
-    result = lj.synthesize(
-        load(model),
-        clips,
-        labels,
-        verifier=load(verifier) if verifier else None,
-        config=config,
-        objective=objective,
-    )
+    other = load(verifier) if verifier else None
+    videos = synthesize(load(model), clips, labels, other, config, objective, grown)
     seconds = time.monotonic() - began
     judges = dict.fromkeys([*options.judges, options.select])
     marks = {judge: mark(judge, model, verifier) for judge in judges}
     marks[options.select] = marks[options.select] or "selects"
     found = (briefly if options.study in BRIEF else evaluation.evaluate)(
-        result.videos,
+        videos,
         labels,
         {judge: load(judge) for judge in judges},
         stimuli=clips,
@@ -181,7 +185,7 @@ def run(
         marks={judge: why for judge, why in marks.items() if why},
         batch=32,
     )
-    pictures = (result.videos[: len(CLASSES)] * 255).astype(np.uint8)
+    pictures = (videos[: len(CLASSES)] * 255).astype(np.uint8)
     sheet = contact_sheet.strips(list(CLASSES), pictures, options.frames)
     contact_sheet.write_image(options.out / f"{stem(model, name, variant)}.jpg", sheet)
     return {
@@ -197,6 +201,42 @@ def run(
         "seconds": round(seconds, 1),
         "found": found,
     }
+
+
+def synthesize(model, clips, labels, verifier, config, objective, grown):
+    """The videos. `grown`: for a third of the steps each from 40 and 70 % of the frame.
+
+    After A. Ghiasi et al., "Plug-In Inversion", ICML 2022: the picture starts in the
+    middle, grey around, and grows to the whole frame.
+    """
+    if not grown:
+        args = (model, clips, labels, verifier, config, objective)
+        return lj.synthesize(*args).videos
+    state = None
+    for part, share in enumerate((0.4, 0.7, 1.0), start=1):
+        middle = in_the_middle(share, config)
+        problem = synthesis.prepare(
+            model, clips, labels, verifier, config, objective, parametrization=middle
+        )
+        for snapshot in synthesis.iterate(problem, state):
+            if snapshot.step >= config.steps * part // 3:
+                break
+        state = snapshot.state()  # what was best of a smaller picture is not any more
+        state = state.replace(best_loss=np.full_like(state.best_loss, np.inf))
+    return synthesis.best_pixels(problem, snapshot.state())
+
+
+def in_the_middle(share: float, config: lj.Config) -> parametrizations.Parametrization:
+    """The spectrum of `config`, shown in the middle of a grey frame."""
+    whole = parametrizations.from_config(config)
+
+    def decode(parameters, spec):
+        far = np.abs(np.linspace(-1, 1, spec.size))
+        edge = np.clip((share - far) / 0.1 + 1, 0, 1)
+        window = (edge[:, None] * edge)[..., None]
+        return 0.45 + window * (whole.decode(parameters, spec) - 0.45)
+
+    return parametrizations.Parametrization("fourier", whole.init, decode)
 
 
 #: Studies of many settings, in which top-1 and motion energy are enough.
