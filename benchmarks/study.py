@@ -91,6 +91,10 @@ STANDARD: Runs = {
         "tv 10, smooth, 1200 steps, priming 3 times": SMOOTH
         | {"steps": 1200, "priming": 6.0, "priming_per_step": 15.0},
         "tv 10, smooth, 2400 steps": SMOOTH | {"steps": 2400},
+        "tv 10, smooth, 2400 steps, priming 3 times": SMOOTH
+        | {"steps": 2400, "priming": 6.0, "priming_per_step": 15.0},
+        "tv 10, smooth, 2400 steps, priming 9 times": SMOOTH
+        | {"steps": 2400, "priming": 18.0, "priming_per_step": 45.0},
     }.items()
 }
 
