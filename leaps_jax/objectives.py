@@ -19,7 +19,6 @@ import optax
 
 from leaps_jax.config import Config
 from leaps_jax.errors import UserError
-from leaps_jax.kernels.frame_distances import frame_distances
 from leaps_jax.taps import Tap
 from leaps_jax.terms import Context, Objective, Term, term
 
@@ -176,6 +175,26 @@ def coherence(margin: float = 0.1, last: int = 1) -> Objective:
         return sums / max(neighbours.shape[1] + others.shape[1], 1)
 
     return term("coherence", loss)
+
+
+def frame_distances(z: jax.Array) -> jax.Array:
+    """The mean absolute difference of every two frames, (b, pairs) in float32.
+
+    Neighbours come first, then frames two apart and so on, each in order of time.
+
+    Args:
+      z: (b, t, ...); computed in float32, whatever its type.
+
+    >>> frame_distances(jnp.array([[[0.0], [1.0], [3.0]]])).tolist()
+    [[1.0, 2.0, 3.0]]
+    """
+    z = z.astype(jnp.float32)
+    everything = tuple(range(2, z.ndim))
+    distances = [
+        jnp.abs(z[:, gap:] - z[:, :-gap]).mean(everything)
+        for gap in range(1, z.shape[1])
+    ]
+    return jnp.concatenate([jnp.zeros((len(z), 0)), *distances], axis=1)
 
 
 def diversity(relative: bool = True) -> Objective:

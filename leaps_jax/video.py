@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax.errors import UserError
-from leaps_jax.kernels.resize import resize
 from leaps_jax.model import ModelSpec
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
@@ -110,5 +109,6 @@ def fit(
         else:
             video = video[:, chosen]
     if (h, w) != (size, size):
-        video = resize(video, (size, size), precision)
+        shape = (*video.shape[:2], size, size, video.shape[-1])
+        video = jax.image.resize(video, shape, "linear", precision=precision)
     return video

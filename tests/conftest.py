@@ -54,13 +54,13 @@ def on_a_gpu(monkeypatch):
         assert args[1].shape == args[2].shape
         return attention_of_jax(*args, implementation="xla", **options)
 
-    def chosen(*args, default, cuda=None, **_):
-        return (cuda or default)(*args)
+    def chosen(plain, *, gpu=None, old_gpu=None, cpu=None):
+        return (gpu if dispatch.generation() >= dispatch.AMPERE else old_gpu) or plain
 
     monkeypatch.setattr(pl, "pallas_call", interpreted)
     monkeypatch.setattr(jax.nn, "dot_product_attention", like_cudnn)
-    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(dispatch, "by_platform", chosen)
+    monkeypatch.setattr(dispatch, "on_gpu", lambda: True)
     monkeypatch.setattr(attention, "HALF", (jnp.float32, jnp.bfloat16))
     monkeypatch.setattr(
         window_attention, "_exp2", jnp.exp2

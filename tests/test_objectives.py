@@ -317,3 +317,15 @@ def test_methods_are_expressions():
     assert objectives.leaps(Config(priming_cells=3)).cells == {3}
     half = Config(regularization=0.5, coherence=0.4)
     assert objectives.leaps(half).weights["coherence"] == pytest.approx(0.2)
+
+
+def test_distances_are_those_of_all_pairs():
+    z = np.random.default_rng(0).normal(size=(2, 5, 3, 4)).astype(np.float32)
+    pairs = sorted(itertools.combinations(range(5), 2), key=lambda p: p[1] - p[0])
+    expected = [np.abs(z[:, s] - z[:, t]).mean((1, 2)) for s, t in pairs]
+    found = objectives.frame_distances(z)
+    np.testing.assert_allclose(found, np.stack(expected, 1), rtol=1e-6)
+
+
+def test_one_frame_has_no_distances():
+    assert objectives.frame_distances(jnp.ones((2, 1, 3))).shape == (2, 0)

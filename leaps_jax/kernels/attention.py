@@ -7,7 +7,6 @@ a video. tests/kernels/test_attention.py holds each form against the definition.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -43,7 +42,7 @@ def attend(
       (..., n, heads, d).
     """
     length = k.shape[-3] if length is None else length
-    if _cudnn_takes(q, looked_up):
+    if cudnn_takes(q, looked_up):
         return _attend_by_cudnn(q, k, v, looked_up, length)
     return products(q, k, v, None, looked_up, length)
 
@@ -66,19 +65,7 @@ def attend_over_time(qkv: jax.Array) -> jax.Array:
     t, d = qkv.shape[-5], qkv.shape[-1]
     if t > _FEW or d < 16 or d != pl.next_power_of_2(d):
         return by_place(qkv)
-    form = dispatch.kernel_or(by_place, kernel=_attend_over_time_in_one_kernel)
-    return jax.lax.platform_dependent(qkv, cuda=form, default=by_place)
-
-
-def fill_tokens(x: jax.Array, dtype: Any) -> jax.Array:
-    """Zeros after the tokens of (..., n, c), to a length that needs no copies later.
-
-    cuDNN wants even lengths, and XLA fills the rows of every matrix product up to a
-    multiple of 8.
-    """
-    if not _cudnn_takes(jnp.zeros(0, dtype), None):
-        return x
-    return jnp.pad(x, [*[(0, 0)] * (x.ndim - 2), (0, -x.shape[-2] % 8), (0, 0)])
+    return dispatch.by_platform(by_place, gpu=_attend_over_time_in_one_kernel)(qkv)
 
 
 def products(
@@ -212,8 +199,8 @@ def _by_tokens(
 HALF = (jnp.bfloat16, jnp.float16)
 
 
-def _cudnn_takes(q: jax.Array, looked_up: LookedUp | None) -> bool:
-    # decided while tracing: the operation cannot be traced for a machine without it
+def cudnn_takes(q: jax.Array, looked_up: LookedUp | None) -> bool:
+    """Whether cuDNN's attention runs here; it cannot be traced for other machines."""
     width = q.shape[-1] + (looked_up[1].shape[-1] if looked_up else 0)
     return q.dtype in HALF and width <= _widest()
 
@@ -221,7 +208,7 @@ def _cudnn_takes(q: jax.Array, looked_up: LookedUp | None) -> bool:
 def _widest() -> int:
     """Channels of a head that cuDNN takes: more since Hopper."""
     generation = dispatch.generation()
-    if jax.default_backend() != "gpu" or generation < dispatch.AMPERE:
+    if not dispatch.on_gpu() or generation < dispatch.AMPERE:
         return 0
     return 256 if generation >= 9 else 128
 

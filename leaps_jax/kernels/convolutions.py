@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from leaps_jax.kernels import dispatch
+
 Size2 = tuple[int, int]
 Size3 = tuple[int, int, int]
 
@@ -39,15 +41,13 @@ def convolve(
     def strided(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return functools.partial(form, stride=stride, padding=padding)
 
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=strided(_with_products),
-        cuda=functools.partial(
-            strided(_in_two_dimensions), multiple=8, form=_in_order_of_cudnn
-        ),
-        default=strided(native),
+    for_gpu = functools.partial(
+        strided(_in_two_dimensions), multiple=8, form=_in_order_of_cudnn
     )
+    run = dispatch.by_platform(
+        strided(native), gpu=for_gpu, old_gpu=for_gpu, cpu=strided(_with_products)
+    )
+    return run(x, kernel)
 
 
 def native(x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3) -> jax.Array:

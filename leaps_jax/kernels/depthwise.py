@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from leaps_jax.kernels.dispatch import kernel_or
+from leaps_jax.kernels import dispatch
 
 Size3 = tuple[int, int, int]
 
@@ -39,13 +39,13 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
     def strided(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return lambda x, kernel: form(x, kernel, stride)
 
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
+    run = dispatch.by_platform(
+        strided(native),
+        gpu=strided(fused),
+        old_gpu=strided(shifted_products),
         cpu=strided(shifted_products),
-        cuda=strided(kernel_or(shifted_products, kernel=fused)),
-        default=strided(native),
     )
+    return run(x, kernel)
 
 
 def native(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:

@@ -1,29 +1,53 @@
-"""How new the GPUs are that a form of an operation is for.
+"""Which form of an operation runs: the plain one, or one that a machine runs faster.
 
-Triton makes kernels for Ampere and newer, and cuDNN has attention there. What is older,
-such as the T4 of many a free notebook, runs XLA's form of the same operation.
+An operation has a plain form, its definition, and fast forms of the same values. All
+that depends on the machine in this package is decided here.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import jax
 
 AMPERE = 8.0
 
-Form = TypeVar("Form", bound=Callable)
+Form = Callable[..., Any]
+
+
+def by_platform(
+    plain: Form,
+    *,
+    gpu: Form | None = None,
+    old_gpu: Form | None = None,
+    cpu: Form | None = None,
+) -> Form:
+    """An operation of arrays that runs the form for the platform it is lowered for.
+
+    Args:
+      plain: runs wherever no other form is given, and on TPUs.
+      gpu: for NVIDIA GPUs since Ampere, which Triton makes kernels for.
+      old_gpu: for older ones, such as the T4 of many a free notebook.
+      cpu: for CPUs.
+
+    >>> by_platform(jax.numpy.sin, gpu=jax.numpy.cos)(0.0).item()
+    0.0
+    """
+    cuda = (old_gpu if 0 < generation() < AMPERE else gpu) or plain
+
+    def run(*arrays: Any) -> Any:
+        return jax.lax.platform_dependent(
+            *arrays, cuda=cuda, cpu=cpu or plain, default=plain
+        )
+
+    return run
+
+
+def on_gpu() -> bool:
+    """Whether arrays are on a GPU by default, for what changes their shapes."""
+    return jax.default_backend() == "gpu"
 
 
 def generation() -> float:
     """The compute capability of the NVIDIA GPUs here, 0 where there are none."""
     told = getattr(jax.devices()[0], "compute_capability", "")
     return float(told) if told.replace(".", "").isdecimal() else 0.0
-
-
-def kernel_or(otherwise: Form, kernel: Form) -> Form:
-    """The form of an operation for `cuda`, decided while tracing.
-
-    >>> kernel_or(max, kernel=min) is min  # there is no older GPU here
-    True
-    """
-    return otherwise if 0 < generation() < AMPERE else kernel

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from leaps_jax.kernels.dispatch import kernel_or
+from leaps_jax.kernels import dispatch
 
 
 def gelu(x: jax.Array, tanh: bool) -> jax.Array:
@@ -25,8 +25,7 @@ def gelu(x: jax.Array, tanh: bool) -> jax.Array:
       tanh: approximate that function by a tanh; exact if False.
     """
     plain = functools.partial(nn.gelu, approximate=tanh)
-    form = kernel_or(plain, kernel=functools.partial(fused, tanh=tanh))
-    return jax.lax.platform_dependent(x, cuda=form, default=plain)
+    return dispatch.by_platform(plain, gpu=functools.partial(fused, tanh=tanh))(x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -1,11 +1,11 @@
-"""Norms, and what is observed of their inputs, in the form each machine runs fast.
+"""Norms, and the moments of their inputs.
 
-`layer_norm` is the definition, and what CPUs and TPUs run, as Flax's batch norm; means
-and moments of the observed tensor are there taken by who asks for them. XLA for GPUs
-reads that tensor again for each of them. So on a GPU a norm is one kernel with them and
-with what follows it, and a layer norm's gradient another, with all else that reaches
-its input.
-tests/kernels/test_normalization.py holds them, interpreted, against their definitions.
+A synthesis compares the moments of what enters every norm, so an operation returns
+those of its input beside the normalised tensor. The plain forms are the definition. XLA
+for GPUs would read the input again for the norm and for each moment; there a norm is
+one kernel with its moments and with the activation that follows it, and the gradient of
+a layer norm another. tests/kernels/test_normalization.py holds the kernels,
+interpreted, against the plain forms.
 """
 
 import functools
@@ -20,24 +20,49 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from leaps_jax.kernels.dispatch import kernel_or
+from leaps_jax.kernels import dispatch
 
-Then = Callable[[jax.Array], jax.Array]
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """The activation of a norm that nothing follows."""
+    return x
 
 
 def layer_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
-) -> jax.Array:
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    mask: np.ndarray | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """(x - mean) / sqrt(var + epsilon) * scale + bias along the last axis.
 
     Args:
-      x: (..., c); computed in float32, whatever its type, by the two-pass formula.
+      x: (b, ..., c); computed in float32, whatever its type, by the two-pass formula.
       scale: (c,).
       bias: (c,).
       epsilon: added to the variance.
+      mask: (...), the positions whose mean is returned; all if None.
+
+    Returns:
+      The normalised tensor, and the mean of `x` over positions, (b, c) in float32.
     """
+    n = math.prod(x.shape[1:-1])
+    mask = np.ones(n) if mask is None else mask.reshape(n)
+    share = jnp.asarray(mask / mask.sum(), jnp.float32)
+    return _layer_norm_of_shape(x, scale, bias, share, epsilon)
+
+
+def plain_layer_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, share: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array]:
+    """`layer_norm`, given the share of each position in the mean."""
     y, _ = _standardized(x.astype(jnp.float32), epsilon)
-    return (y * scale + bias).astype(x.dtype)
+    positions = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
+    mean = jnp.einsum("bnc,n->bc", positions, share)
+    return (y * scale + bias).astype(x.dtype), mean
 
 
 def _standardized(x, epsilon, c=None, real=True):
@@ -49,35 +74,9 @@ def _standardized(x, epsilon, c=None, real=True):
     return x * factor, factor
 
 
-def observed_layer_norm(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    epsilon: float,
-    counted: np.ndarray | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A layer norm beside its input and the mean of that, for GPUs.
-
-    Args:
-      x: (b, ..., c).
-      scale: (c,).
-      bias: (c,).
-      epsilon: added to the variance.
-      counted: (...), which positions the mean is of; all if None.
-
-    Returns:
-      `x` as it is, for all that uses it beside the norm; `layer_norm` of it; and its
-      mean over positions, (b, c) in float32.
-    """
-    n = math.prod(x.shape[1:-1])
-    counted = np.ones(n) if counted is None else counted.reshape(n)
-    share = jnp.asarray(counted / counted.sum(), jnp.float32)
-    return _layer_norm_of_shape(x, scale, bias, share, epsilon)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _observed_layer_norm(x, scale, bias, share, epsilon):
-    def by_kernel(x, scale, bias, share):
+def _layer_norm(x, scale, bias, share, epsilon):
+    def fused(x, scale, bias, share):
         def forward(c, real, x, scale, bias, share):
             y, _ = _standardized(x, epsilon, c, real)
             return y * scale + bias, (x * share,)
@@ -86,23 +85,15 @@ def _observed_layer_norm(x, scale, bias, share, epsilon):
         y, (mean,) = _by_position(
             forward, [x], vectors, per_position=[share], sums=1, name="layer_norm"
         )
-        return x, y, mean
+        return y, mean
 
-    plain = functools.partial(_plain_layer_norm, epsilon=epsilon)
-    return jax.lax.platform_dependent(
-        x, scale, bias, share, cuda=kernel_or(plain, kernel=by_kernel), default=plain
-    )
+    plain = functools.partial(plain_layer_norm, epsilon=epsilon)
+    return dispatch.by_platform(plain, gpu=fused)(x, scale, bias, share)
 
 
-def _plain_layer_norm(x, scale, bias, share, epsilon):
-    positions = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
-    mean = jnp.einsum("bnc,n->bc", positions, share)
-    return x, layer_norm(x, scale, bias, epsilon), mean
-
-
-def _observed_layer_norm_forward(x, scale, bias, share, epsilon):
+def _layer_norm_forward(x, scale, bias, share, epsilon):
     of = x.value, scale.value, bias.value, share.value
-    return _observed_layer_norm(*of, epsilon), (of, _trained(scale, bias))
+    return _layer_norm(*of, epsilon), (of, _trained(scale, bias))
 
 
 def _trained(*weights):
@@ -110,30 +101,29 @@ def _trained(*weights):
     return () if any(weight.perturbed for weight in weights) else None
 
 
-def _observed_layer_norm_backward(epsilon, saved, gradients):
+def _layer_norm_backward(epsilon, saved, gradients):
     saved, trained = saved
-    beside, of_y, of_mean = (
+    of_y, of_mean = (
         [] if isinstance(gradient, SymbolicZero) else [gradient]
         for gradient in gradients
     )
     of_y = of_y or [jnp.zeros_like(saved[0])]
 
-    def by_kernel(saved, beside, of_y, of_mean):
+    def fused(saved, of_y, of_mean):
         x, scale, _, share = saved
 
-        def backward(c, real, x, gradient, *rest):
-            beside, (scale, *of_mean, share) = rest[:-others], rest[-others:]
+        def backward(c, real, x, gradient, scale, *rest):
+            *of_mean, share = rest
             y, factor = _standardized(x, epsilon, c, real)
             gradient *= scale
             along = (gradient * y).sum(-1, keepdims=True) / c
             mean = gradient.sum(-1, keepdims=True) / c
-            total = factor * (gradient - mean - along * y)
-            return sum([*beside, *(mean * share for mean in of_mean)], total), ()
+            of_x = factor * (gradient - mean - along * y)
+            return sum([mean * share for mean in of_mean], of_x), ()
 
-        others = 2 + len(of_mean)
         of_x, _ = _by_position(
             backward,
-            [x, *of_y, *beside],
+            [x, *of_y],
             [scale],
             per_video=of_mean,
             per_position=[share],
@@ -141,74 +131,81 @@ def _observed_layer_norm_backward(epsilon, saved, gradients):
         )
         return of_x
 
-    def plain(saved, beside, of_y, of_mean):
+    def plain(saved, of_y, of_mean):
         x, *rest = saved
-        outputs, transpose = jax.vjp(lambda x: _plain_layer_norm(x, *rest, epsilon), x)
-        found = zip((beside, of_y, of_mean), outputs, strict=True)
+        form = functools.partial(plain_layer_norm, epsilon=epsilon)
+        outputs, transpose = jax.vjp(lambda x: form(x, *rest), x)
+        found = zip((of_y, of_mean), outputs, strict=True)
         (of_x,) = transpose(tuple(g[0] if g else jnp.zeros_like(y) for g, y in found))
         return of_x
 
-    of_x = jax.lax.platform_dependent(
-        saved,
-        beside,
-        of_y,
-        of_mean,
-        cuda=kernel_or(plain, kernel=by_kernel),
-        default=plain,
-    )
+    of_x = dispatch.by_platform(plain, gpu=fused)(saved, of_y, of_mean)
     if trained is None:
         return of_x, None, None, None
-    x, scale, bias, _ = saved
-    _, transpose = jax.vjp(lambda *of: layer_norm(x, *of, epsilon), scale, bias)
+    x, scale, bias, share = saved
+    _, transpose = jax.vjp(
+        lambda *of: plain_layer_norm(x, *of, share, epsilon)[0], scale, bias
+    )
     return of_x, *transpose(*of_y), None
 
 
-_observed_layer_norm.defvjp(
-    _observed_layer_norm_forward, _observed_layer_norm_backward, symbolic_zeros=True
-)
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward, symbolic_zeros=True)
 # jit, so that layers of one shape are traced once
-_layer_norm_of_shape = jax.jit(_observed_layer_norm, static_argnums=4)
+_layer_norm_of_shape = jax.jit(_layer_norm, static_argnums=4)
 
 
-def observed_batch_norm(
+def batch_norm(
     x: jax.Array,
     factor: jax.Array,
     offset: jax.Array,
     centre: jax.Array,
-    then: Then,
-    added: jax.Array | None = None,
+    activation: Activation = identity,
+    residual: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A batch norm with given statistics, and its input's moments, for GPUs.
+    """A batch norm with given statistics, and what follows it.
 
     Args:
       x: (b, ..., c).
       factor: (c,).
       offset: (c,).
       centre: (c,), about which the moments are taken.
-      then: of what comes of it.
-      added: of the shape of `x`, before that.
+      activation: follows.
+      residual: of the shape of `x`, added before the activation.
 
     Returns:
-      `then(x * factor + offset + added)`, and the means over positions of `x - centre`
-      and of its square, (b, c) in float32.
+      `activation(x * factor + offset + residual)`, and the means over positions of
+      `x - centre` and of its square, (b, c) in float32.
     """
-    return _batch_norm_of_shape(x, factor, offset, centre, added, then)
+    return _batch_norm_of_shape(x, factor, offset, centre, residual, activation)
+
+
+def plain_batch_norm(x, factor, offset, centre, residual, activation):
+    """`batch_norm`, computed in float32."""
+    centred = x.astype(jnp.float32) - centre
+    axes = tuple(range(1, x.ndim - 1))
+    y = activation(_scaled(x, factor, offset, residual)).astype(x.dtype)
+    return y, centred.mean(axes), jnp.square(centred).mean(axes)
+
+
+def _scaled(x, factor, offset, residual):
+    y = x.astype(jnp.float32) * factor + offset
+    return y if residual is None else y + residual
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _observed_batch_norm(x, factor, offset, centre, added, then):
-    def by_kernel(x, factor, offset, centre, added):
+def _batch_norm(x, factor, offset, centre, residual, activation):
+    def fused(x, factor, offset, centre, residual):
         def forward(c, real, x, *rest):
-            *added, factor, offset, centre = rest
+            *residual, factor, offset, centre = rest
             centred = jnp.where(real, x - centre, 0.0)
             part = centred * share
-            y = then(sum(added, x * factor + offset))
+            y = activation(sum(residual, x * factor + offset))
             return y, (part, part * centred)
 
         share = 1 / math.prod(x.shape[1:-1])
         y, moments = _by_position(
             forward,
-            [x] if added is None else [x, added],
+            [x] if residual is None else [x, residual],
             [factor, offset, centre],
             sums=2,
             widths=(128, 64, 32),
@@ -216,39 +213,20 @@ def _observed_batch_norm(x, factor, offset, centre, added, then):
         )
         return y, *moments
 
-    plain = functools.partial(_plain_batch_norm, then=then)
-    return jax.lax.platform_dependent(
-        x,
-        factor,
-        offset,
-        centre,
-        added,
-        cuda=kernel_or(plain, kernel=by_kernel),
-        default=plain,
-    )
+    plain = functools.partial(plain_batch_norm, activation=activation)
+    run = dispatch.by_platform(plain, gpu=fused)
+    return run(x, factor, offset, centre, residual)
 
 
-def _plain_batch_norm(x, factor, offset, centre, added, then):
-    centred = x.astype(jnp.float32) - centre
-    axes = tuple(range(1, x.ndim - 1))
-    y = then(_scaled(x, factor, offset, added)).astype(x.dtype)
-    return y, centred.mean(axes), jnp.square(centred).mean(axes)
-
-
-def _scaled(x, factor, offset, added):
-    y = x.astype(jnp.float32) * factor + offset
-    return y if added is None else y + added
-
-
-def _observed_batch_norm_forward(x, factor, offset, centre, added, then):
-    of = x.value, factor.value, offset.value, centre.value, added and added.value
-    y, *moments = _observed_batch_norm(*of, then)
+def _batch_norm_forward(x, factor, offset, centre, residual, activation):
+    of = x.value, factor.value, offset.value, centre.value, residual and residual.value
+    y, *moments = _batch_norm(*of, activation)
     return (y, *moments), (*of, y, _trained(factor, offset, centre))
 
 
-def _observed_batch_norm_backward(then, saved, gradients):
+def _batch_norm_backward(activation, saved, gradients):
     """Elementwise, so that XLA makes it one with what is before and after it."""
-    x, factor, offset, centre, added, y, trained = saved
+    x, factor, offset, centre, residual, y, trained = saved
     of_y, of_mean, of_square = (
         None if isinstance(gradient, SymbolicZero) else gradient
         for gradient in gradients
@@ -256,10 +234,10 @@ def _observed_batch_norm_backward(then, saved, gradients):
     if of_y is None:
         of_y = jnp.zeros_like(x)
     gradient = of_y.astype(jnp.float32)
-    if then is nn.relu and added is not None:
+    if activation is nn.relu and residual is not None:
         gradient = jnp.where(y > 0, gradient, 0.0)  # one tensor to read, not two
     else:
-        _, transpose = jax.vjp(then, _scaled(x, factor, offset, added))
+        _, transpose = jax.vjp(activation, _scaled(x, factor, offset, residual))
         (gradient,) = transpose(gradient)
     of_x = gradient * factor
     n = math.prod(x.shape[1:-1])
@@ -272,23 +250,24 @@ def _observed_batch_norm_backward(then, saved, gradients):
     if of_square is not None:
         of_x += everywhere(2 * of_square) * (x.astype(jnp.float32) - centre)
     of_x = of_x.astype(x.dtype)
-    of_added = None if added is None else gradient.astype(added.dtype)
+    of_residual = None if residual is None else gradient.astype(residual.dtype)
     if trained is None:
-        return of_x, None, None, None, of_added
+        return of_x, None, None, None, of_residual
     outputs, transpose = jax.vjp(
-        lambda *of: _plain_batch_norm(x, *of, added, then), factor, offset, centre
+        lambda *of: plain_batch_norm(x, *of, residual, activation),
+        factor,
+        offset,
+        centre,
     )
     found = zip((of_y, of_mean, of_square), outputs, strict=True)
     of_weights = transpose(
         tuple(jnp.zeros_like(y) if g is None else g for g, y in found)
     )
-    return of_x, *of_weights, of_added
+    return of_x, *of_weights, of_residual
 
 
-_observed_batch_norm.defvjp(
-    _observed_batch_norm_forward, _observed_batch_norm_backward, symbolic_zeros=True
-)
-_batch_norm_of_shape = jax.jit(_observed_batch_norm, static_argnums=5)
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward, symbolic_zeros=True)
+_batch_norm_of_shape = jax.jit(_batch_norm, static_argnums=5)
 
 # About what an H200 ran fastest.
 _ELEMENTS = 1024  # of one warp at a time

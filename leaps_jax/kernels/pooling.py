@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from leaps_jax.kernels.dispatch import kernel_or
+from leaps_jax.kernels import dispatch
 
 Size3 = tuple[int, int, int]
 
@@ -39,11 +39,8 @@ def max_pool(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.
 
     in_space = (window[0], stride[0], padding[0]) == (1, 1, 0)
     few = math.prod(window) <= jnp.iinfo(_POSITION).max
-    return jax.lax.platform_dependent(
-        x,
-        cuda=sized(kernel_or(plain, kernel=fused) if in_space and few else plain),
-        default=sized(plain),
-    )
+    gpu = sized(fused) if in_space and few else None
+    return dispatch.by_platform(sized(plain), gpu=gpu)(x)
 
 
 def plain(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.Array:

@@ -10,17 +10,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from leaps_jax.kernels import convolutions, depthwise
 from leaps_jax.kernels.attention import attend
 from leaps_jax.kernels.convolutions import Size3
 from leaps_jax.kernels.gelu import gelu
 from leaps_jax.kernels.normalization import (
-    Then,
+    Activation,
+    batch_norm,
+    identity,
     layer_norm,
-    observed_batch_norm,
-    observed_layer_norm,
 )
 
 # Of a norm's input, relative to values (c,): these values, the mean over positions and,
@@ -53,7 +52,7 @@ class NormLayer:
 class BatchNorm(NormLayer, nn.BatchNorm):
     """Batch norm over (b, t, h, w, c), computed in float32; torch's eps.
 
-    `channels` tells that those after them only fill the input up.
+    `channels` tells that those after them are padding.
     """
 
     epsilon: float = 1e-5
@@ -70,88 +69,68 @@ class BatchNorm(NormLayer, nn.BatchNorm):
         use_running_average: bool | None = None,
         *,
         mask: jax.Array | None = None,
-        then: Then | None = None,
-        added: jax.Array | None = None,
+        activation: Activation = identity,
+        residual: jax.Array | None = None,
     ) -> jax.Array:
-        """`then(norm(x) + added)`.
-
-        On a GPU that is one kernel where `then` is given, `unchanged` if nothing
-        follows; without it the norm is left to be one with what the caller does.
-        """
-        if then and self._is_a_kernel(use_running_average):
-            y, *_ = self._by_kernel(x, then, added)
+        """`activation(norm(x) + residual)`."""
+        if self._is_fixed(use_running_average):
+            y, *_ = self._with_moments(x, activation, residual)
             return y
         self.observe(x)
         y = super().__call__(
             x.astype(jnp.float32), use_running_average=use_running_average, mask=mask
         )
         y = y.astype(x.dtype)
-        if added is not None:
-            y += added
-        return then(y) if then else y
+        return activation(y if residual is None else y + residual)
 
     def with_mean(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """norm(x), and its mean over positions, (b, c) in float32."""
-        if not self._is_a_kernel():
+        if not self._is_fixed():
             y = self(x)
             return y, y.mean((1, 2, 3), dtype=jnp.float32)
-        y, first, factor = self._by_kernel(x, unchanged)
+        y, first, factor = self._with_moments(x)
         return y, first * factor + self.variables["params"]["bias"]
 
-    def _is_a_kernel(self, use_running_average: bool | None = None) -> bool:
-        # decided while tracing: nobody else would want the moments
+    def _is_fixed(self, use_running_average: bool | None = None) -> bool:
+        """Whether the statistics are given, not those of the batch."""
         given = bool(use_running_average or self.use_running_average)
-        return given and jax.default_backend() == "gpu" and not self.is_initializing()
+        return given and not self.is_initializing()
 
-    def _by_kernel(
-        self, x: jax.Array, then: Then, added: jax.Array | None = None
+    def _with_moments(
+        self,
+        x: jax.Array,
+        activation: Activation = identity,
+        residual: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Also how far the input's mean is off the given one, and the norm's factor."""
         self.observe(x)
         known = {**self.variables["batch_stats"], **self.variables["params"]}
         factor = known["scale"] * jax.lax.rsqrt(known["var"] + self.epsilon)
         offset = known["bias"] - known["mean"] * factor
-        y, first, second = observed_batch_norm(
-            x, factor, offset, known["mean"], then, added
+        y, first, second = batch_norm(
+            x, factor, offset, known["mean"], activation, residual
         )
         moments = (known["mean"], first, second)
         self.record_moments(tuple(m[..., : self.channels] for m in moments))
         return y, first, factor
 
 
-def unchanged(x: jax.Array) -> jax.Array:
-    """What follows a norm that nothing follows."""
-    return x
-
-
-def row_major(x: jax.Array) -> jax.Array:
-    """Has XLA for GPUs keep channels next to each other.
-
-    Left to itself it turns the tokens of some transformers around so that positions
-    are, and back for every matrix product.
-    """
-    layout = Layout(tuple(range(x.ndim)))
-    return jax.lax.platform_dependent(
-        x, cuda=lambda x: with_layout_constraint(x, layout), default=lambda x: x
-    )
-
-
-class Seen(NamedTuple):
-    """What there is to observe of tokens that are more than those of the network.
+class Selection(NamedTuple):
+    """Which of the tokens that enter a norm its tap shows.
 
     Attributes:
-      part: makes it of them.
-      counted: which tokens are in it, of the shape of all without batch and channels.
+      select: the tap, made of the tokens.
+      mask: which tokens are in it, of their shape without batch and channels.
     """
 
-    part: Callable[[jax.Array], jax.Array]
-    counted: np.ndarray
+    select: Callable[[jax.Array], jax.Array]
+    mask: np.ndarray
 
 
-def first_tokens(length: int, shape: tuple[int, ...]) -> Seen:
-    """So many of (b, ..., n, c)."""
-    counted = np.broadcast_to(np.arange(shape[-2]) < length, shape[1:-1])
-    return Seen(lambda x: x[..., :length, :], counted)
+def first_tokens(length: int, shape: tuple[int, ...]) -> Selection:
+    """So many of (b, ..., n, c); the rest is padding."""
+    mask = np.broadcast_to(np.arange(shape[-2]) < length, shape[1:-1])
+    return Selection(lambda x: x[..., :length, :], mask)
 
 
 class LayerNorm(NormLayer, nn.Module):
@@ -172,53 +151,20 @@ class LayerNorm(NormLayer, nn.Module):
     def output(self, y: jax.Array) -> jax.Array:
         return y
 
-    def __call__(self, x: jax.Array, seen: Seen | None = None) -> jax.Array:
-        """Maps (b, ..., c) to the same shape; see `beside`."""
-        return self.beside(x, seen)[1]
-
     @nn.compact
-    def beside(
-        self, x: jax.Array, seen: Seen | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """(b, ..., c) as it is, and normalised.
-
-        What is added to a function of the norm is best the first of these: its gradient
-        is then a part of the norm's. `seen` tells what there is to observe, where it
-        has more tokens than the network that it stands for.
-        """
-        x = row_major(x)
+    def __call__(self, x: jax.Array, tapped: Selection | None = None) -> jax.Array:
+        """Maps (b, ..., c) to the same shape; a tap shows all tokens by default."""
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
-        if jax.default_backend() == "gpu":
-            counted = seen and seen.counted
-            x, y, mean = observed_layer_norm(x, scale, bias, self.epsilon, counted)
-            self.record_moments((jnp.zeros_like(mean[0]), mean))
-        else:
-            y = layer_norm(x, scale, bias, self.epsilon)
-        self.observe(seen.part(x) if seen else x)
-        return x, self.output(y)
-
-
-@jax.custom_vjp
-def apart(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Three of one, which XLA for GPUs takes for three."""
-    return jax.lax.platform_dependent(
-        x,
-        cuda=lambda x: jax.lax.optimization_barrier((x, x, x)),
-        default=lambda x: (x, x, x),
-    )
-
-
-# in an order in which XLA adds each product to those before it
-apart.defvjp(lambda x: (apart(x), None), lambda _, g: (g[0] + (g[1] + g[2]),))
+        mask = tapped.mask if tapped else None
+        y, mean = layer_norm(x, scale, bias, self.epsilon, mask)
+        self.record_moments((jnp.zeros_like(mean[0]), mean))
+        self.observe(tapped.select(x) if tapped else x)
+        return self.output(y)
 
 
 class QueriesKeysValues(nn.Module):
-    """Queries of one sequence, keys and values of another, by columns of one matrix.
-
-    Each is a product by itself: cut out of one they would be copied, and of different
-    sequences computed in vain. XLA for GPUs would make one of those of one sequence.
-    """
+    """Queries of one sequence, keys and values of another, by columns of one matrix."""
 
     heads: int
     dtype: jnp.dtype | None = None
@@ -235,16 +181,12 @@ class QueriesKeysValues(nn.Module):
             x, context, kernel, bias, dtype=self.dtype
         )
 
-        of_query, of_key, of_value = x, context, context
-        if x is context:
-            of_query, of_key, of_value = apart(x)
-
         def product(x: jax.Array, part: int) -> jax.Array:
             columns = slice(part * c, (part + 1) * c)
             y = x @ kernel[:, columns] + bias[columns]
             return y.reshape(*y.shape[:-1], self.heads, -1)
 
-        return product(of_query, 0), product(of_key, 1), product(of_value, 2)
+        return product(x, 0), product(context, 1), product(context, 2)
 
 
 class Attention(nn.Module):

@@ -30,7 +30,6 @@ from leaps_jax.models.layers import (
     DepthwiseConv,
     Size3,
     sliding_average,
-    unchanged,
 )
 
 Middle = Literal["space", "time-space", "channel-wise"]
@@ -50,7 +49,7 @@ class Stem(nn.Module):
         kernel = (self.kernel_time, 7, 7)
         x = Conv(self.features, kernel, (1, 2, 2), dtype=self.dtype, name="conv")(x)
         norm = BatchNorm(not train, epsilon=self.norm_epsilon, name="norm")
-        x = norm(x, then=nn.relu)
+        x = norm(x, activation=nn.relu)
         return max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1)) if self.pool else x
 
 
@@ -70,7 +69,7 @@ class TimeThenSpace(nn.Module):
         n, dtype, (t, h, w) = self.features, self.dtype, self.stride
         x = Conv(n, (3, 1, 1), (t, 1, 1), dtype=dtype, name="conv_time")(x)
         norm = BatchNorm(not train, epsilon=self.norm_epsilon, name="norm")
-        x = norm(x, then=nn.relu)
+        x = norm(x, activation=nn.relu)
         return Conv(n, (1, 3, 3), (1, h, w), dtype=dtype, name="conv_space")(x)
 
 
@@ -93,9 +92,9 @@ class Bottleneck(nn.Module):
             shortcut = Conv(
                 outer, (1, 1, 1), stride, dtype=dtype, name="shortcut_conv"
             )(x)
-            shortcut = norm(name="shortcut_norm")(shortcut, then=unchanged)
+            shortcut = norm(name="shortcut_norm")(shortcut)
         x = Conv(inner, (self.kernel_time, 1, 1), dtype=dtype, name="conv_a")(x)
-        x = norm(name="norm_a")(x, then=nn.relu)
+        x = norm(name="norm_a")(x, activation=nn.relu)
         match self.middle:
             case "space":
                 x = Conv(inner, (1, 3, 3), stride, dtype=dtype, name="conv_b")(x)
@@ -108,11 +107,11 @@ class Bottleneck(nn.Module):
             case other:
                 known = ", ".join(get_args(Middle))
                 raise ValueError(f"middle={other!r}: must be one of {known}")
-        x = norm(name="norm_b")(x, then=nn.relu)
+        x = norm(name="norm_b")(x, activation=nn.relu)
         x = Conv(outer, (1, 1, 1), dtype=dtype, name="conv_c")(x)
         # a scale of zero makes the block the identity when training starts
         last = norm(scale_init=nn.initializers.zeros_init(), name="norm_c")
-        return last(x, then=nn.relu, added=shortcut)
+        return last(x, activation=nn.relu, residual=shortcut)
 
 
 class Stage(nn.Module):

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from leaps_jax.models.layers import BatchNorm, Conv, Size3, unchanged
+from leaps_jax.models.layers import BatchNorm, Conv, Size3
 
 
 class Stem(nn.Module):
@@ -36,10 +36,10 @@ class Stem(nn.Module):
         # 45 as published; the paper's formula (see `between`) would give 83
         features, time = (45, 1) if self.factorised else (self.features, 3)
         x = Conv(features, (time, 7, 7), (1, 2, 2), dtype=self.dtype, name="conv")(x)
-        x = BatchNorm(not train, name="norm")(x, then=nn.relu)
+        x = BatchNorm(not train, name="norm")(x, activation=nn.relu)
         if self.factorised:
             x = Conv(self.features, (3, 1, 1), dtype=self.dtype, name="conv_time")(x)
-            x = BatchNorm(not train, name="norm_time")(x, then=nn.relu)
+            x = BatchNorm(not train, name="norm_time")(x, activation=nn.relu)
         return x
 
 
@@ -69,7 +69,7 @@ class SpaceThenTime(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         dtype, (t, h, w) = self.dtype, self.stride
         x = Conv(self.between, (1, 3, 3), (1, h, w), dtype=dtype, name="conv_space")(x)
-        x = BatchNorm(not train, name="norm")(x, then=nn.relu)
+        x = BatchNorm(not train, name="norm")(x, activation=nn.relu)
         return Conv(self.features, (3, 1, 1), (t, 1, 1), dtype=dtype, name="conv_time")(
             x
         )
@@ -97,16 +97,18 @@ class Block(nn.Module):
             return Conv(n, kernel, stride, dtype=dtype, name=name)(x)
 
         y = convolved(x, self.stride, "conv_a")
-        y = BatchNorm(not train, name="norm_a")(y, then=nn.relu)
+        y = BatchNorm(not train, name="norm_a")(y, activation=nn.relu)
         y = convolved(y, (1, 1, 1), "conv_b")
         # a scale of zero makes the block the identity when training starts
         zeros = nn.initializers.zeros_init()
         norm = BatchNorm(not train, scale_init=zeros, name="norm_b")
         if x.shape[-1] == n and self.stride == (1, 1, 1):
-            return norm(y, then=nn.relu, added=x)
-        y = norm(y, then=unchanged)
+            return norm(y, activation=nn.relu, residual=x)
+        y = norm(y)
         x = Conv(n, (1, 1, 1), self.stride, dtype=dtype, name="shortcut_conv")(x)
-        return BatchNorm(not train, name="shortcut_norm")(x, then=nn.relu, added=y)
+        return BatchNorm(not train, name="shortcut_norm")(
+            x, activation=nn.relu, residual=y
+        )
 
 
 class Stage(nn.Module):

@@ -49,9 +49,9 @@ class ReversibleBlock(nn.Module):
 
     @nn.compact
     def __call__(self, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        b, y = Norm(time_steps=self.steps, name="norm").beside(b)
+        y = Norm(time_steps=self.steps, name="norm")(b)
         a += self.attention(name="attention")(y)
-        a, y = Norm(time_steps=self.steps, name="mlp_norm").beside(a)
+        y = Norm(time_steps=self.steps, name="mlp_norm")(a)
         return a, b + Mlp(4 * a.shape[-1], dtype=self.dtype, name="mlp")(y)
 
 
@@ -81,7 +81,7 @@ class Transition(nn.Module):
         y = attention.pool_q(y.reshape(*x.shape[:2], attention.heads, -1))
         y = y.reshape(*y.shape[:2], -1)
         x = y + attention(Norm(time_steps=self.steps, name="norm")(x))
-        x, y = Norm(time_steps=self.steps, name="mlp_norm").beside(x)
+        y = Norm(time_steps=self.steps, name="mlp_norm")(x)
         x += Mlp(4 * x.shape[-1], dtype=self.dtype, name="mlp")(y)
         return x, x
 

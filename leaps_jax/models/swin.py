@@ -114,11 +114,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x, y = norm(name="norm").beside(x)
+        y = norm(name="norm")(x)
         x = x + WindowAttention(
             self.heads, self.window, self.shift, self.dtype, name="attention"
         )(y)
-        x, y = norm(name="mlp_norm").beside(x)
+        y = norm(name="mlp_norm")(x)
         return x + Mlp(4 * x.shape[-1], dtype=self.dtype, name="mlp")(y)
 
 

@@ -14,7 +14,6 @@ a norm's tap shows what the published network has there.
 (1, 5)
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -22,27 +21,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax.kernels.attention import attend_over_time, fill_tokens
+from leaps_jax.kernels.attention import attend_over_time
+from leaps_jax.kernels.linear import Linear, two_layers
+from leaps_jax.kernels.padding import pad_tokens
 from leaps_jax.models.layers import (
     Attention,
     ConvStem,
     LayerNorm,
     Mlp,
-    Seen,
+    Selection,
     first_tokens,
     patch_embedding,
     truncated_normal,
     xavier_uniform,
 )
 
-Matrix = tuple[jax.Array, jax.Array]  # and its bias
 
-
-class Dense(nn.Module):
+class LinearParameters(nn.Module):
     """The parameters of an `nn.Dense` of as many channels as it is given."""
 
     @nn.compact
-    def __call__(self, c: int) -> Matrix:
+    def __call__(self, c: int) -> Linear:
         kernel = self.param("kernel", xavier_uniform, (c, c))
         return kernel, self.param("bias", nn.initializers.zeros_init(), (c,))
 
@@ -50,44 +49,22 @@ class Dense(nn.Module):
 class TemporalAttention(nn.Module):
     """Multi-head self-attention of every place by itself, along time.
 
-    Its last layer is left to `in_turn`.
+    The layer after its own, `output`, is applied with its own.
     """
 
     heads: int
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, Matrix]:
+    def __call__(self, x: jax.Array, output: Linear) -> jax.Array:
         """Maps (b, t, n, c) to the same shape."""
         c = x.shape[-1]
         qkv = nn.Dense(3 * c, dtype=self.dtype, kernel_init=xavier_uniform, name="qkv")(
             x
         )
         qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, -1)
-        return attend_over_time(qkv).reshape(x.shape), Dense(name="proj")(c)
-
-
-def in_turn(
-    x: jax.Array, first: Matrix, second: Matrix, dtype: jnp.dtype | None
-) -> jax.Array:
-    """Two linear layers; on a GPU by the product of their matrices.
-
-    That is there before the loop of a synthesis begins.
-    """
-
-    def layer(x: jax.Array, matrix: Matrix) -> jax.Array:
-        x, kernel, bias = nn.dtypes.promote_dtype(x, *matrix, dtype=dtype)
-        return x @ kernel + bias
-
-    def by_two(x: jax.Array, first: Matrix, second: Matrix) -> jax.Array:
-        return layer(layer(x, first), second)
-
-    def by_one(x: jax.Array, first: Matrix, second: Matrix) -> jax.Array:
-        (kernel, bias), (after, added) = first, second
-        product = functools.partial(jnp.matmul, precision="highest")
-        return layer(x, (product(kernel, after), product(bias, after) + added))
-
-    return jax.lax.platform_dependent(x, first, second, cuda=by_one, default=by_two)
+        y = attend_over_time(qkv).reshape(x.shape)
+        return two_layers(y, LinearParameters(name="proj")(c), output, self.dtype)
 
 
 class Block(nn.Module):
@@ -111,32 +88,29 @@ class Block(nn.Module):
         c, length = x.shape[-1], 1 + self.places
         _, token = np.indices(x.shape[1:3])
         of_class = token[:, :, None] == 0
-        patches = Seen(lambda x: x[:, :, 1:length], (token > 0) & (token < length))
-        norm = LayerNorm(time_axis=1, name="temporal_norm")
-        x, y = norm.beside(x, patches)
+        patches = Selection(lambda x: x[:, :, 1:length], (token > 0) & (token < length))
+        y = LayerNorm(time_axis=1, name="temporal_norm")(x, patches)
         attention = TemporalAttention(self.heads, self.dtype, name="temporal_attention")
-        y, proj = attention(y)
-        y = in_turn(y, proj, Dense(name="temporal_dense")(c), self.dtype)
+        y = attention(y, LinearParameters(name="temporal_dense")(c))
         x = x + jnp.where(of_class, 0, y)  # it is outside of time
 
-        norm = LayerNorm(time_axis=1, name="norm")
-        x, y = norm.beside(x, first_tokens(length, x.shape))
+        y = LayerNorm(time_axis=1, name="norm")(x, first_tokens(length, x.shape))
         y = Attention(self.heads, self.dtype, name="attention")(y, length=length)
         # every frame has told its own copy of the class token something else
         mean = y[:, :, :1].mean(1, keepdims=True, dtype=jnp.float32).astype(y.dtype)
         mean = jnp.broadcast_to(mean, (*x.shape[:2], 1, c))
-        # filled up, since its gradient is then a slice and no sum over all tokens
+        # padded, since its gradient is then a slice and no sum over all tokens
         mean = jnp.pad(mean, [(0, 0), (0, 0), (0, x.shape[2] - 1), (0, 0)])
         x = x + jnp.where(of_class, 0, y) + mean
 
-        x, y = LayerNorm(name="mlp_norm").beside(x, sequence(self.places, x.shape))
+        y = LayerNorm(name="mlp_norm")(x, sequence(self.places, x.shape))
         return x + Mlp(self.hidden, dtype=self.dtype, name="mlp")(y)
 
 
-def sequence(places: int, shape: tuple[int, ...]) -> Seen:
+def sequence(places: int, shape: tuple[int, ...]) -> Selection:
     """A class token and all patches, (b, 1 + t places, c), of tokens (b, t, n, c)."""
 
-    def part(x: jax.Array) -> jax.Array:
+    def select(x: jax.Array) -> jax.Array:
         patches = x[:, :, 1 : 1 + places]
         patches = patches.reshape(x.shape[0], -1, x.shape[-1])
         # XLA for GPUs would make a copy of a concatenation before it takes its mean
@@ -144,7 +118,7 @@ def sequence(places: int, shape: tuple[int, ...]) -> Seen:
         return of_class + jnp.pad(patches, [(0, 0), (1, 0), (0, 0)])
 
     time, token = np.indices(shape[1:3])
-    return Seen(part, (token <= places) & ((token > 0) | (time == 0)))
+    return Selection(select, (token <= places) & ((token > 0) | (time == 0)))
 
 
 class TimeSformer(nn.Module):
@@ -215,7 +189,7 @@ class TimeSformer(nn.Module):
         class_token = (class_token + position[:, :1]).astype(patches.dtype)
         class_token = jnp.broadcast_to(class_token, (b, t, 1, c))
         x = jnp.concatenate([class_token, patches], axis=2)
-        x = fill_tokens(x, self.dtype)
+        x = pad_tokens(x, self.dtype)
 
         block = nn.remat(Block) if self.remat else Block
         for i in range(self.depth):

@@ -26,7 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from leaps_jax.kernels.attention import fill_tokens
+from leaps_jax.kernels.padding import pad_tokens
 from leaps_jax.models.layers import (
     Attention,
     DepthwiseConv,
@@ -62,12 +62,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps tokens (b, t, length + any, c) to the same shape."""
-        n = self.length
-        seen = first_tokens(n, x.shape)
-        x, y = Norm(time_axis=1, name="norm").beside(x, seen)
-        x = x + Attention(self.heads, self.dtype, name="attention")(y, length=n)
-        x, y = Norm(time_axis=1, name="mlp_norm").beside(x, seen)
+        """Maps tokens (b, t, length + padding, c) to the same shape."""
+        real = first_tokens(self.length, x.shape)
+        y = Norm(time_axis=1, name="norm")(x, real)
+        attention = Attention(self.heads, self.dtype, name="attention")
+        x = x + attention(y, length=self.length)
+        y = Norm(time_axis=1, name="mlp_norm")(x, real)
         return x + Mlp(self.dtype, name="mlp")(y)
 
 
@@ -164,7 +164,7 @@ class UniFormerV2(nn.Module):
         class_token = jnp.broadcast_to(class_token.astype(x.dtype), (b, t, 1, c))
         x = jnp.concatenate([class_token, x], axis=2) + position.astype(x.dtype)
         length = x.shape[2]
-        x = fill_tokens(Norm(time_axis=1, name="embedding_norm")(x), self.dtype)
+        x = pad_tokens(Norm(time_axis=1, name="embedding_norm")(x), self.dtype)
         summary = jnp.broadcast_to(summary.astype(x.dtype), (b, 1, c))
 
         block, global_block = Block, GlobalBlock

@@ -14,6 +14,7 @@ axis of its own, (b, t, n, c), and is never folded into the batch.
 (1, 5)
 """
 
+import functools
 import math
 from typing import Any
 
@@ -21,13 +22,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from leaps_jax.kernels.attention import attend, fill_tokens
+from leaps_jax.kernels.attention import attend
+from leaps_jax.kernels.padding import pad_tokens
 from leaps_jax.models.layers import (
     ConvStem,
     LayerNorm,
     Mlp,
     Size3,
-    apart,
     first_tokens,
     patch_embedding,
     truncated_normal,
@@ -43,7 +44,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, length: int) -> jax.Array:
-        """Maps (..., n, c) to the same shape, given how many, the first, are real."""
+        """Maps (..., n, c) to the same shape; tokens after `length` are padding."""
 
         def dense(name: str, x: jax.Array) -> jax.Array:
             return nn.Dense(
@@ -51,16 +52,15 @@ class Attention(nn.Module):
             )(x)
 
         shape = (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)  # ... n heads d
-        of = zip(("query", "key", "value"), apart(x), strict=True)
-        q, k, v = (dense(name, x).reshape(shape) for name, x in of)
+        q, k, v = (dense(n, x).reshape(shape) for n in ("query", "key", "value"))
         return dense("proj", attend(q, k, v, length=length).reshape(x.shape))
 
 
 class Block(nn.Module):
     """Attention, then an MLP, each added to its input.
 
-    Maps tokens (b, 1 + steps * n, c) or, where steps is None, (b, t, 1 + n, c), and any
-    after those `length` ones.
+    Maps tokens (b, 1 + steps * n, c) or, where steps is None, (b, t, 1 + n, c). Those
+    after the first `length` are padding.
     """
 
     length: int
@@ -71,13 +71,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        def norm(name: str, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            norm = LayerNorm(time_axis=1, time_steps=self.steps, name=name)
-            return norm.beside(x, first_tokens(self.length, x.shape))
-
-        x, y = norm("norm", x)
+        norm = functools.partial(LayerNorm, time_axis=1, time_steps=self.steps)
+        real = first_tokens(self.length, x.shape)
+        y = norm(name="norm")(x, real)
         x = x + Attention(self.heads, self.dtype, name="attention")(y, self.length)
-        x, y = norm("mlp_norm", x)
+        y = norm(name="mlp_norm")(x, real)
         return x + Mlp(self.hidden, tanh_gelu=True, dtype=self.dtype, name="mlp")(y)
 
 
@@ -118,7 +116,7 @@ class Encoder(nn.Module):
         tokens = (tokens + position.astype(tokens.dtype)).reshape(*leading, -1, c)
         x = jnp.concatenate([class_token, tokens], axis=-2)
         length = x.shape[-2]
-        x = fill_tokens(x, self.dtype)
+        x = pad_tokens(x, self.dtype)
 
         # time is an axis by itself, or the first of the grid
         steps = None if len(leading) == 2 else grid[0]

@@ -15,12 +15,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from leaps_jax.kernels.padding import channel_padding, pad_parameters
 from leaps_jax.models.layers import (
     BatchNorm,
     Conv,
     DepthwiseConv,
     sliding_average,
-    unchanged,
 )
 
 
@@ -35,7 +35,7 @@ class Stem(nn.Module):
         n, dtype = self.features, self.dtype
         x = Conv(n, (1, 3, 3), (1, 2, 2), dtype=dtype, name="conv_space")(x)
         x = DepthwiseConv((5, 1, 1), dtype=dtype, name="conv_time")(x)
-        return BatchNorm(not train, name="norm")(x, then=nn.relu)
+        return BatchNorm(not train, name="norm")(x, activation=nn.relu)
 
 
 class SqueezeExcite(nn.Module):
@@ -69,11 +69,11 @@ class Block(nn.Module):
     gated: bool
     shortcut_norm_on_stride: bool
     dtype: jnp.dtype | None = None
-    filling: int = 0  # of the inner channels, zero from beginning to end
+    padding: int = 0  # inner channels of zeros
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        n, inner, dtype = self.features, self.inner + self.filling, self.dtype
+        n, inner, dtype = self.features, self.inner + self.padding, self.dtype
         norm = functools.partial(BatchNorm, not train, channels=self.inner)
         stride = (1, self.stride, self.stride)
         shortcut, widens = x, x.shape[-1] != n
@@ -81,20 +81,20 @@ class Block(nn.Module):
             shortcut = Conv(n, (1, 1, 1), stride, dtype=dtype, name="shortcut_conv")(x)
             if widens or self.shortcut_norm_on_stride:
                 norm_of = BatchNorm(not train, name="shortcut_norm")
-                shortcut = norm_of(shortcut, then=unchanged)
+                shortcut = norm_of(shortcut)
         x = Conv(inner, (1, 1, 1), dtype=dtype, name="conv_a")(x)
-        x = norm(name="norm_a")(x, then=nn.relu)
+        x = norm(name="norm_a")(x, activation=nn.relu)
         x = DepthwiseConv((3, 3, 3), stride, dtype, name="conv_b")(x)
         if self.gated:
             x, mean = norm(name="norm_b").with_mean(x)
             x = nn.swish(SqueezeExcite(name="gate")(x, mean))
         else:
-            x = norm(name="norm_b")(x, then=nn.swish)
+            x = norm(name="norm_b")(x, activation=nn.swish)
         x = Conv(n, (1, 1, 1), dtype=dtype, name="conv_c")(x)
         # a scale of zero makes the block the identity when training starts
         zeros = nn.initializers.zeros_init()
         last = BatchNorm(not train, scale_init=zeros, name="norm_c")
-        return last(x, then=nn.relu, added=shortcut)
+        return last(x, activation=nn.relu, residual=shortcut)
 
 
 class Stage(nn.Module):
@@ -111,9 +111,9 @@ class Stage(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         block: Any = Block
         fixed = not train and not self.is_initializing()
-        filling = -self.inner % 8 if fixed and jax.default_backend() == "gpu" else 0
-        if filling:
-            block = filled(self.inner, filling)
+        padding = channel_padding(self.inner) if fixed else 0
+        if padding:
+            block = pad_parameters(Block, self.inner, padding)
         if self.remat:
             # 2: `train`, counted with `self`
             block = nn.remat(block, static_argnums=(2,))
@@ -125,24 +125,10 @@ class Stage(nn.Module):
                 gated=i % 2 == 0,
                 shortcut_norm_on_stride=self.shortcut_norm_on_stride,
                 dtype=self.dtype,
-                filling=filling,
+                padding=padding,
                 name=f"block{i}",
             )(x, train)
         return x
-
-
-def filled(inner: int, filling: int) -> Any:
-    """`Block` with more inner channels, whose weights are zeros after its own.
-
-    GPUs load eight channels at once, where 54 and 108 are no multiples of that.
-    """
-
-    def fill(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, [(0, filling if n == inner else 0) for n in x.shape])
-
-    return nn.map_variables(
-        Block, ("params", "batch_stats"), functools.partial(jax.tree.map, fill)
-    )
 
 
 class Head(nn.Module):
@@ -156,7 +142,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = Conv(self.features, (1, 1, 1), dtype=self.dtype, name="conv")(x)
-        x = BatchNorm(not train, name="norm")(x, then=nn.relu)
+        x = BatchNorm(not train, name="norm")(x, activation=nn.relu)
         x = sliding_average(x, self.window, "X3D")  # b t' h' w' c in float32
         return nn.relu(nn.Dense(self.outer, use_bias=False, name="expand")(x))
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from leaps_jax.kernels import normalization
-from leaps_jax.models import layers
 from leaps_jax.taps import Tap
 
 
@@ -28,7 +27,7 @@ def assert_same(form, plain, of, gradients):
 
 @pytest.fixture
 def few_programs(on_a_gpu, monkeypatch):
-    """Each then takes several turns, and the last one fewer."""
+    """Each activation takes several turns, and the last one fewer."""
     monkeypatch.setattr(normalization, "_PROGRAMS", 8)
 
 
@@ -40,43 +39,44 @@ def few_programs(on_a_gpu, monkeypatch):
 def test_layer_norm_of_a_gpu(few_programs, shape, some):
     # far from zero, as what enters late norms is
     of = 10 + drawn(0, *shape), drawn(1, shape[-1]), drawn(2, shape[-1])
-    counted = np.random.default_rng(0).random(shape[1:-1]) > 0.5 if some else None
-    gradients = drawn(3, *shape), drawn(4, *shape), drawn(5, shape[0], shape[-1])
+    mask = np.random.default_rng(0).random(shape[1:-1]) > 0.5 if some else None
+    gradients = drawn(3, *shape), drawn(4, shape[0], shape[-1])
 
     def form(*of):
-        return normalization.observed_layer_norm(*of, 1e-6, counted)
+        return normalization.layer_norm(*of, 1e-6, mask)
 
     def plain(x, scale, bias):
         axes = tuple(range(1, x.ndim - 1))
-        where = None if counted is None else counted[..., None]
-        mean = x.mean(axes, where=where)
-        return x, normalization.layer_norm(x, scale, bias, 1e-6), mean
+        where = None if mask is None else mask[..., None]
+        centred = x - x.mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
+        return y * scale + bias, x.mean(axes, where=where)
 
     assert_same(form, plain, of, gradients)
-    assert_same(lambda *of: form(*of)[1], lambda *of: plain(*of)[1], of, gradients[1])
+    assert_same(lambda *of: form(*of)[0], lambda *of: plain(*of)[0], of, gradients[0])
 
 
 @pytest.mark.parametrize(
     "shape",
     [(2, 3, 5, 5, 24), (1, 4, 40, 40, 56), (3, 1, 2, 2, 216), (2, 3, 8, 8, 64)],
 )
-@pytest.mark.parametrize("then", [nn.relu, nn.swish, layers.unchanged])
+@pytest.mark.parametrize("activation", [nn.relu, nn.swish, normalization.identity])
 @pytest.mark.parametrize("adds", [False, True])
-def test_batch_norm_of_a_gpu(few_programs, shape, then, adds):
-    x, added = 3 + drawn(0, *shape), drawn(1, *shape) if adds else None
+def test_batch_norm_of_a_gpu(few_programs, shape, activation, adds):
+    x, residual = 3 + drawn(0, *shape), drawn(1, *shape) if adds else None
     of = x, *(drawn(seed, shape[-1]) for seed in (2, 3, 4))
     gradients = drawn(5, *shape), *(drawn(s, shape[0], shape[-1]) for s in (6, 7))
 
-    def form(x, factor, offset, centre, added):
-        return normalization.observed_batch_norm(x, factor, offset, centre, then, added)
+    def form(x, factor, offset, centre, residual):
+        return normalization.batch_norm(x, factor, offset, centre, activation, residual)
 
-    def plain(x, factor, offset, centre, added):
+    def plain(x, factor, offset, centre, residual):
         y = x * factor + offset
-        y = then(y if added is None else y + added)
+        y = activation(y if residual is None else y + residual)
         axes = (1, 2, 3)
         return y, (x - centre).mean(axes), jnp.square(x - centre).mean(axes)
 
-    assert_same(form, plain, (*of, added), gradients)
+    assert_same(form, plain, (*of, residual), gradients)
 
 
 def test_a_tap_knows_its_moments_about_any_value():
@@ -105,13 +105,13 @@ def test_norms_are_kernels_of_a_gpu_and_so_is_the_gradient_of_one():
         return traced.lower(lowering_platforms=("cuda",)).as_text()
 
     def layer_norm(*of):
-        return normalization.observed_layer_norm(*of, 1e-6)
+        return normalization.layer_norm(*of, 1e-6)
 
     assert "layer_norm_gradient" in lowered(layer_norm, x, vector, vector)
-    for then in (nn.relu, nn.swish, layers.unchanged):
+    for activation in (nn.relu, nn.swish, normalization.identity):
 
-        def batch_norm(*of, then=then):
-            *of, added = of
-            return normalization.observed_batch_norm(*of, then, added)
+        def batch_norm(*of, activation=activation):
+            *of, residual = of
+            return normalization.batch_norm(*of, activation, residual)
 
         assert "batch_norm" in lowered(batch_norm, x, vector, vector, vector, x)

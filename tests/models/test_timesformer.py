@@ -2,14 +2,12 @@
 
 import re
 
-import jax
 import numpy as np
 import parity
 import pytest
 from golden import rule
 
 from leaps_jax.errors import UserError
-from leaps_jax.models.timesformer import in_turn
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading
 from leaps_jax.zoo.conversion import namings, rules
@@ -78,21 +76,3 @@ def test_files_differ_in_their_embeddings_alone(name, golden):
     with pytest.raises(UserError, match=f"weights of {name}, not of {wrong};") as error:
         loading.convert(wrong, source)
     assert "\n" not in str(error.value)
-
-
-def test_two_layers_by_the_product_of_their_matrices(request):
-    keys = jax.random.split(jax.random.key(0), 5)
-    shapes = ((2, 3, 5, 24), (24, 24), (24,), (24, 24), (24,))
-    x, *matrices = (jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True))
-
-    def values():
-        def run(x, a, b, c, d):
-            return in_turn(x, (a, b), (c, d), None)
-
-        y, transpose = jax.vjp(run, x, *matrices)
-        return y, *transpose(y)
-
-    plain = values()
-    request.getfixturevalue("on_a_gpu")
-    for a, b in zip(values(), plain, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
