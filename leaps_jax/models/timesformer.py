@@ -47,17 +47,14 @@ class LinearParameters(nn.Module):
 
 
 class TemporalAttention(nn.Module):
-    """Multi-head self-attention of every place by itself, along time.
-
-    The layer after its own, `output`, is applied with its own.
-    """
+    """Multi-head self-attention of every place by itself, along time."""
 
     heads: int
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, output: Linear) -> jax.Array:
-        """Maps (b, t, n, c) to the same shape."""
+        """Maps (b, t, n, c) to the same shape; `output` follows the projection."""
         c = x.shape[-1]
         qkv = nn.Dense(3 * c, dtype=self.dtype, kernel_init=xavier_uniform, name="qkv")(
             x
@@ -84,24 +81,24 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (b, t, 1 + places + any, c) to the same shape."""
+        """Maps (b, t, 1 + places + padding, c) to the same shape."""
         c, length = x.shape[-1], 1 + self.places
         _, token = np.indices(x.shape[1:3])
-        of_class = token[:, :, None] == 0
+        is_class = token[:, :, None] == 0
         patches = Selection(lambda x: x[:, :, 1:length], (token > 0) & (token < length))
         y = LayerNorm(time_axis=1, name="temporal_norm")(x, patches)
         attention = TemporalAttention(self.heads, self.dtype, name="temporal_attention")
         y = attention(y, LinearParameters(name="temporal_dense")(c))
-        x = x + jnp.where(of_class, 0, y)  # it is outside of time
+        x = x + jnp.where(is_class, 0, y)  # class tokens are outside of time
 
         y = LayerNorm(time_axis=1, name="norm")(x, first_tokens(length, x.shape))
         y = Attention(self.heads, self.dtype, name="attention")(y, length=length)
-        # every frame has told its own copy of the class token something else
+        # the class token is the mean of its copies, which attended to one frame each
         mean = y[:, :, :1].mean(1, keepdims=True, dtype=jnp.float32).astype(y.dtype)
         mean = jnp.broadcast_to(mean, (*x.shape[:2], 1, c))
         # padded, since its gradient is then a slice and no sum over all tokens
         mean = jnp.pad(mean, [(0, 0), (0, 0), (0, x.shape[2] - 1), (0, 0)])
-        x = x + jnp.where(of_class, 0, y) + mean
+        x = x + jnp.where(is_class, 0, y) + mean
 
         y = LayerNorm(name="mlp_norm")(x, sequence(self.places, x.shape))
         return x + Mlp(self.hidden, dtype=self.dtype, name="mlp")(y)
@@ -114,8 +111,8 @@ def sequence(places: int, shape: tuple[int, ...]) -> Selection:
         patches = x[:, :, 1 : 1 + places]
         patches = patches.reshape(x.shape[0], -1, x.shape[-1])
         # XLA for GPUs would make a copy of a concatenation before it takes its mean
-        of_class = jnp.pad(x[:, 0, :1], [(0, 0), (0, patches.shape[1]), (0, 0)])
-        return of_class + jnp.pad(patches, [(0, 0), (1, 0), (0, 0)])
+        class_token = jnp.pad(x[:, 0, :1], [(0, 0), (0, patches.shape[1]), (0, 0)])
+        return class_token + jnp.pad(patches, [(0, 0), (1, 0), (0, 0)])
 
     time, token = np.indices(shape[1:3])
     return Selection(select, (token <= places) & ((token > 0) | (time == 0)))
