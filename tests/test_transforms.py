@@ -1,5 +1,6 @@
 """Random changes of a video."""
 
+import checks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,8 +35,7 @@ def test_the_roll_of_a_gpu_is_a_kernel():
     def loss(keys, videos):
         return jnp.square(jax.vmap(transforms.roll(4))(keys, videos)).sum()
 
-    lowered = jax.jit(jax.grad(loss, 1)).trace(keys, videos)
-    text = lowered.lower(lowering_platforms=("cuda",)).as_text()
+    text = checks.lowered_for_a_gpu(jax.grad(loss, 1), keys, videos)
     assert "triton" in text
     assert "scatter" not in text
 

@@ -2,6 +2,7 @@
 
 import itertools
 
+import checks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +60,5 @@ def test_distances_are_a_kernel_of_a_gpu_and_so_is_their_gradient():
     def loss(z):
         return jnp.square(frame_distances.frame_distances(z)).sum()
 
-    traced = jax.jit(jax.grad(loss)).trace(z)
-    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    text = checks.lowered_for_a_gpu(jax.grad(loss), z)
     assert "frame_distances_gradient" in text
