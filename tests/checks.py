@@ -7,9 +7,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from leaps_jax import taps
 from leaps_jax.model import norm_inputs
+
+
+def lowered_for_a_gpu(function, *arguments) -> str:
+    """The text of a program for a GPU that is not here."""
+    # JAX makes a Triton kernel for the device of the mesh that it is traced under.
+    device = AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="gpu")
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        traced = jax.jit(function).trace(*arguments)
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Models small enough for every test, and full float32 products."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,11 @@ from leaps_jax import Model
 from leaps_jax.kernels import attention, dispatch, window_attention
 
 jax.config.update("jax_default_matmul_precision", "highest")
+# Compiling networks this small takes longer than running them. With few of XLA's
+# optimisations it takes half as long; also in the processes that tests start.
+UNOPTIMIZED = "jax_disable_most_optimizations"
+jax.config.update(UNOPTIMIZED, True)
+os.environ[UNOPTIMIZED.upper()] = "1"
 pytest.register_assert_rewrite("command")  # of tests/cli
 # Not searched for doctests: as modules, two of one name clash.
 collect_ignore_glob = ["*conftest.py"]
@@ -24,12 +31,17 @@ def forget_compiled():
     jax.clear_caches()
 
 
-@pytest.fixture
-def unoptimized():
-    """Compiles in less time what runs longer: for large networks and few steps."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(autouse=True)
+def optimized(request, monkeypatch):
+    """Where a test is marked so, programs are those of users."""
+    marks = {mark.name for mark in request.node.iter_markers()}
+    if marks & {"heavy", "optimized"}:
+        monkeypatch.setenv(UNOPTIMIZED.upper(), "0")
+        jax.config.update(UNOPTIMIZED, False)
+        yield
+        jax.config.update(UNOPTIMIZED, True)
+    else:
+        yield
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ def settled(words: list[str]) -> list[str]:
 
 
 @pytest.fixture
-def newcomer(tmp_path, monkeypatch, unoptimized):
+def newcomer(tmp_path, monkeypatch):
     """A folder with the files that README speaks of, and names that it uses."""
     from parity import weights
 

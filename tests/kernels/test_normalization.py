@@ -1,5 +1,6 @@
 """Norms of a GPU are those that define them, with moments of what enters them."""
 
+import checks
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -101,8 +102,7 @@ def test_norms_are_kernels_of_a_gpu_and_so_is_the_gradient_of_one():
         def loss(*of):
             return sum(y.astype(jnp.float32).sum() for y in norm(*of))
 
-        traced = jax.jit(jax.value_and_grad(loss)).trace(*of)
-        return traced.lower(lowering_platforms=("cuda",)).as_text()
+        return checks.lowered_for_a_gpu(jax.value_and_grad(loss), *of)
 
     def layer_norm(*of):
         return normalization.layer_norm(*of, 1e-6)

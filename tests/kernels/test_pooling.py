@@ -2,6 +2,7 @@
 
 import math
 
+import checks
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -84,14 +85,10 @@ def test_max_pool_is_a_kernel_of_a_gpu_and_so_is_its_gradient():
     def loss(x):
         return pooling.max_pool(x, *STEM).astype(jnp.float32).sum()
 
-    def text(function):
-        traced = jax.jit(function).trace(x)
-        return traced.lower(lowering_platforms=("cuda",)).as_text()
-
-    both, positions = text(jax.grad(loss)), "64x200704xi8"
+    both, positions = checks.lowered_for_a_gpu(jax.grad(loss), x), "64x200704xi8"
     assert '"max_pool"' in both
     assert '"max_pool_gradient"' in both
     assert positions in both
-    alone = text(loss)
+    alone = checks.lowered_for_a_gpu(loss, x)
     assert '"max_pool"' in alone
     assert positions not in alone

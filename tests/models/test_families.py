@@ -81,10 +81,25 @@ def clips(name: str) -> jax.Array:
     return jnp.asarray(rng.normal(size=(2, frames, size, size, 3)), jnp.float32)
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@functools.cache
+def observed(name: str, unoptimized: bool) -> checks.Observed:
+    """What the network is everywhere but on a GPU."""
+    return checks.observe(smallest(name).module, smallest(name).variables, clips(name))
+
+
+# Rounded otherwise where it is recomputed, by more than the test allows, unless XLA
+# optimises both programs.
+SENSITIVE = ("swin3d_t", "mvit_v1_b", "mvit_v2_s", "rev_mvit_b")
+RECOMPUTED = [
+    pytest.param(name, marks=pytest.mark.optimized if name in SENSITIVE else ())
+    for name in SMALLEST
+]
+
+
+@pytest.mark.parametrize("name", RECOMPUTED)
 def test_gradients_recomputed_blocks_and_bfloat16(name):
     network = (smallest(name).module, smallest(name).variables, clips(name))
-    plain = checks.observe(*network)
+    plain = observed(name, jax.config.jax_disable_most_optimizations)
     assert plain.logits.shape == (2, 5)
     checks.assert_gradient_reaches_every_frame(plain.gradient, 1e-3)
     checks.assert_recomputing_changes_nothing(*network, plain)
@@ -105,7 +120,7 @@ def test_weights_of_numpy_can_be_constants_of_a_program(name):
 @pytest.mark.parametrize("name", [*FAMILIES.values(), "vivit_small"])
 def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, name):
     network = (smallest(name).module, smallest(name).variables, clips(name))
-    plain = checks.observe(*network)
+    plain = observed(name, jax.config.jax_disable_most_optimizations)
     request.getfixturevalue("on_a_gpu")
     # interpreting the kernel takes minutes, and test_convolutions does
     monkeypatch.setattr(depthwise, "fused", depthwise.shifted_products)
@@ -157,7 +172,6 @@ def test_norms_of_a_gpu_know_the_moments_of_their_taps(on_a_gpu, monkeypatch, na
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
-@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
 def test_leaps_inverts_it_with_an_x3d_verifier(name):
     model = smallest(name)

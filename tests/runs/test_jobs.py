@@ -22,6 +22,7 @@ from tiny import make_tiny
 
 from leaps_jax import Config, UserError, objectives, synthesis, update
 from leaps_jax.cli.main import main
+from leaps_jax.data import clips as clips_module
 from leaps_jax.data.clips import load_stimulus
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import batches, folder, groups, journal, pipeline
@@ -737,17 +738,70 @@ def test_two_processes_share_the_rows(tmp_path, models, table):
         assert difference(row["videos"], one[number]["videos"]) <= 1
 
 
-def test_devices_do_not_wait(tmp_path, clips):
+class Clock:
+    """Time that passes for what a test says alone, however fast the machine is."""
+
+    def __init__(self, monkeypatch):
+        self._now, self._changed = 0.0, threading.Condition()
+        self.ready = self.over = 0  # batches
+        monkeypatch.setattr(journal, "time", self)
+        make, end = groups.Group.ready, journal.Journal.end
+
+        def ready(group, *of):
+            made = make(group, *of)
+            self.count("ready")
+            return made
+
+        def over(of):
+            end(of)
+            self.count("over")
+
+        monkeypatch.setattr(groups.Group, "ready", ready)
+        monkeypatch.setattr(journal.Journal, "end", over)
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def count(self, what: str) -> None:
+        with self._changed:
+            setattr(self, what, getattr(self, what) + 1)
+            self._changed.notify_all()
+
+    def wait(self, what: str, number: int) -> None:
+        with self._changed:
+            came = self._changed.wait_for(lambda: getattr(self, what) >= number, 60)
+        assert came, f"{getattr(self, what)} batches are {what}, not {number}"
+
+    def takes(self, monkeypatch, where, name: str, seconds: float, before) -> None:
+        """A function takes this long, once `before` allows it to go on."""
+        function = getattr(where, name)
+
+        def slow(*args, **options):
+            before()
+            with self._changed:
+                self._now += seconds
+            return function(*args, **options)
+
+        monkeypatch.setattr(where, name, slow)
+
+
+def test_devices_do_not_wait(tmp_path, models, clips, monkeypatch):
     """A batch takes long beside what its clips take; they are decoded meanwhile."""
+    clock = Clock(monkeypatch)
     rows = [
         {"model": "tiny@0", "stimulus": clips / f"{i % 4}.npz", "label": i % 5}
         for i in range(32)
     ]
     table = write(tmp_path / "jobs.csv", rows)
-    process = start(table, tmp_path / "out", 4, 500)
-    record = json.loads(process.stdout.read().splitlines()[-1])
+
+    def next_is_ready():
+        clock.wait("ready", min(clock.over + 2, 8))
+
+    clock.takes(monkeypatch, clips_module, "load_stimulus", 1, lambda: None)
+    clock.takes(monkeypatch, engine.Engine, "run", 100, next_is_ready)
+    record = jobs.execute(table, tmp_path / "out", SETTINGS, 4)
     assert record["batches"] == 8 and record["idle_share"] < 0.05
-    assert record["seconds"] > record["idle_seconds"] > 0
+    assert record["seconds"] >= 8 * 100
 
 
 def test_one_thread_alone_uses_the_devices(tmp_path, models, table, monkeypatch):
@@ -780,18 +834,23 @@ def test_one_thread_alone_uses_the_devices(tmp_path, models, table, monkeypatch)
     assert loaded and {device.platform for device in loaded} == {"cpu"}
 
 
-def test_a_slow_disk_or_decoder_shows_as_idle(tmp_path, models, table, monkeypatch):
+def test_a_slow_decoder_shows_as_idle(tmp_path, models, clips, monkeypatch):
     """The clock of the idle time does see a device that waits."""
-    load = load_stimulus
+    clock = Clock(monkeypatch)
+    rows = [
+        {"model": "tiny@0", "stimulus": clips / "0.npz", "label": i} for i in "0123"
+    ]
+    decoded = iter(range(4))
 
-    def slow(*args, **options):
-        time.sleep(0.3)
-        return load(*args, **options)
+    def none_is_left_to_run():
+        clock.wait("over", next(decoded))
 
-    monkeypatch.setattr("leaps_jax.data.clips.load_stimulus", slow)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    clock.takes(monkeypatch, clips_module, "load_stimulus", 3, none_is_left_to_run)
+    clock.takes(monkeypatch, engine.Engine, "run", 1, lambda: None)
+    table = write(tmp_path / "jobs.csv", rows)
     record = jobs.execute(table, tmp_path / "out", SETTINGS, 1)
-    assert record["idle_share"] > 0.2
+    assert (record["idle_seconds"], record["idle_share"]) == (3 * 3, 3 / 4)
 
 
 def test_one_process_a_shard(tmp_path, models, table):
