@@ -99,7 +99,7 @@ RECOMPUTED = [
 @pytest.mark.parametrize("name", RECOMPUTED)
 def test_gradients_recomputed_blocks_and_bfloat16(name):
     network = (smallest(name).module, smallest(name).variables, clips(name))
-    plain = observed(name, jax.config.jax_disable_most_optimizations)
+    plain = observed(name, jax.config.values["jax_disable_most_optimizations"])
     assert plain.logits.shape == (2, 5)
     checks.assert_gradient_reaches_every_frame(plain.gradient, 1e-3)
     checks.assert_recomputing_changes_nothing(*network, plain)
@@ -120,7 +120,7 @@ def test_weights_of_numpy_can_be_constants_of_a_program(name):
 @pytest.mark.parametrize("name", [*FAMILIES.values(), "vivit_small"])
 def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, name):
     network = (smallest(name).module, smallest(name).variables, clips(name))
-    plain = observed(name, jax.config.jax_disable_most_optimizations)
+    plain = observed(name, jax.config.values["jax_disable_most_optimizations"])
     request.getfixturevalue("on_a_gpu")
     # interpreting the kernel takes minutes, and test_convolutions does
     monkeypatch.setattr(depthwise, "fused", depthwise.shifted_products)
