@@ -82,13 +82,11 @@ def no_link(path: str | os.PathLike[str], flags: int) -> int:
 
 def first_link(folder: Path) -> str | None:
     """The path of a link in a folder or in one of its folders, None without one."""
-    for path in sorted(folder.iterdir()):
-        inner = [path]
-        if path.is_dir() and not path.is_symlink():
-            inner = sorted(path.iterdir())
-        for one in inner:
+    for entry in os.scandir(folder):
+        seen = entry.is_dir(follow_symlinks=False) and entry.name[0] != "."
+        for one in (entry, *(os.scandir(entry) if seen else ())):
             if one.is_symlink():
-                return one.relative_to(folder).as_posix()
+                return os.path.relpath(one.path, folder)
     return None
 
 
