@@ -4,10 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from leaps_jax import Config, UserError, files
+from leaps_jax import Config, UserError, files, objectives
 from leaps_jax.runs import folder as runs
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import journal
@@ -16,12 +17,21 @@ from leaps_jax.synthesis import prepare
 OTHERS = [".git/HEAD", "videos/thesis.txt", "videos/000_holiday.mp4", "state/notes.txt"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unoptimized():
+    """Compiles in less time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def problems(tiny):
     """Of two runs, whose videos have different names."""
     stimuli = np.random.default_rng(0).random((1, 4, 32, 32, 3), np.float32)
-    config = Config(steps=2, steps_per_call=2)
-    return [prepare(tiny, stimuli, [label], config=config) for label in (0, 1)]
+    config = Config(steps=2, steps_per_call=2, init="stimulus")
+    given = {"config": config, "objective": objectives.cross_entropy()}
+    return [prepare(tiny, stimuli, [label], **given) for label in (0, 1)]
 
 
 @pytest.fixture(scope="module")
