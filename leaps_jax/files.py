@@ -1,14 +1,16 @@
-"""Writing files that appear whole or not at all.
+"""Writing files that appear whole or not at all, and reading what is one's own.
 
 >>> write(Path("note.txt"), "text")                             # doctest: +SKIP
 >>> write(Path("x.npz"), lambda file: np.savez(file, x=x))      # doctest: +SKIP
 """
 
 import contextlib
+import errno
 import functools
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,9 +61,95 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_json_lines(path: Path, values: Iterable[Any]) -> None:
-    """Adds values to the end of a file, each as a line of JSON."""
-    with path.open("a") as file:
+    """Adds values to the end of a file, each as a line of JSON.
+
+    Raises:
+      OSError: the file is a link or cannot be written.
+    """
+    with open(path, "a", opener=no_link) as file:
         file.writelines(json.dumps(value) + "\n" for value in values)
+
+
+def no_link(path: str | os.PathLike[str], flags: int) -> int:
+    """An opener for `open`, which raises OSError where the path is a link."""
+    try:
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a link", os.fspath(path)) from None
+        raise
+
+
+def first_link(folder: Path) -> str | None:
+    """The path of a link in a folder or in one of its folders, None without one."""
+    for entry in os.scandir(folder):
+        seen = entry.is_dir(follow_symlinks=False) and entry.name[0] != "."
+        for one in (entry, *(os.scandir(entry) if seen else ())):
+            if one.is_symlink():
+                return os.path.relpath(one.path, folder)
+    return None
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder that is missing, and its parents, for the user alone.
+
+    Raises:
+      OSError: it cannot be made, or others can write to the one that is there.
+    """
+    if not folder.exists():
+        if not folder.parent.exists():
+            make_private(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "is no folder", str(folder))
+    # A link counts as its target, unless another user made it.
+    for status in (folder.lstat(), folder.stat()):
+        if not stat.S_ISLNK(status.st_mode) or _is_foreign(status):
+            check_own(status, folder)
+
+
+def read_private(path: Path) -> bytes:
+    """Reads a file that is for the user alone.
+
+    Raises:
+      FileNotFoundError: there is none.
+      OSError: it is a link or no file, is another user's or open to others, or
+        cannot be read.
+    """
+
+    def opener(name: str, flags: int) -> int:  # nor waits for the writer of a pipe
+        return no_link(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with open(path, "rb", opener=opener) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is no file", str(path))
+        check_own(status, path, 0o077)
+        return file.read()
+
+
+def check_own(
+    status: os.stat_result, path: str | os.PathLike[str], forbidden: int = 0o022
+) -> None:
+    """Raises PermissionError where a file is another user's or open to others.
+
+    Args:
+      status: of the file or folder.
+      path: for the error.
+      forbidden: permissions that it may not have; by default that others write to it.
+    """
+    if not hasattr(os, "geteuid"):  # a system with other permissions
+        return
+    if _is_foreign(status):
+        raise PermissionError(errno.EPERM, "is another user's", os.fspath(path))
+    if status.st_mode & forbidden:
+        raise PermissionError(errno.EPERM, "is open to others", os.fspath(path))
+
+
+def _is_foreign(status: os.stat_result) -> bool:
+    """Whether another user owns a file; root can write to all files anyway."""
+    return hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0)
 
 
 @contextlib.contextmanager

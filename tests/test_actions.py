@@ -39,6 +39,7 @@ def compiled(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         kept = str(tmp_path_factory.mktemp("compiled"))
         patch.setenv("JAX_COMPILATION_CACHE_DIR", kept)
+        patch.setenv("XDG_CONFIG_HOME", kept)  # the key is there
         yield
     jax.config.update("jax_compilation_cache_dir", before)
 

@@ -7,7 +7,6 @@ argument, its value and the remedy), 1 when a run failed, 130 after Ctrl-C.
 import argparse
 import os
 import sys
-from pathlib import Path
 
 import jax
 
@@ -25,6 +24,7 @@ from leaps_jax.cli import (
     train,
 )
 from leaps_jax.errors import UserError
+from leaps_jax.runtime import executable_cache
 from leaps_jax.runtime.engine import NotFiniteError
 
 COMMANDS = (
@@ -84,8 +84,6 @@ def turn_off_triton_gemm() -> None:
 
 def _use_compilation_cache() -> None:
     """Keeps compiled steps on disk, so that the second start of a job is quick."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "leaps_jax"))
+    executable_cache.use_folder_of_user()
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

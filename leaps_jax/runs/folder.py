@@ -1,6 +1,6 @@
 """A run: the folder that holds everything that one synthesis produced.
 
-    run.json        every setting, versions, status, final terms, accuracies
+    run.json        every setting, versions, status, final terms, accuracies, `files`
     metrics.jsonl   a line per logged step, each term raw and weighted, per video
     videos.npz      videos and stimuli (n, t, h, w, 3) float32 in [0, 1], labels (n,)
     videos/         NNN_<class>.mp4, and the stimuli beside them
@@ -15,8 +15,10 @@ Files are replaced whole, so that a run killed at any moment can be resumed; the
 is saved between two calls of the compiled steps, where nothing else is in flight.
 """
 
+import contextlib
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -42,8 +44,12 @@ from leaps_jax.update import State
 from leaps_jax.version import __version__
 from leaps_jax.zoo import checkpoints
 
-_CONTENTS = ["run.json", "metrics.jsonl", "videos.npz", "videos", "preview.mp4"]
-_CONTENTS += ["comparison.gif", "index.html", "state"]
+_FILES = ["run.json", "metrics.jsonl", "videos.npz", "preview.mp4"]
+_FILES += ["comparison.gif", "index.html"]
+_CONTENTS = [*_FILES, "videos", "state"]
+#: A video, and a state of one process, of several, or that a kill has left half.
+_VIDEO = r"videos/[0-9]{3,}_[^/]+\.mp4"
+_STATE = r"[0-9]+(-[0-9]+-of-[0-9]+\.npz|\.orbax-checkpoint-tmp.*)?"
 _LOG_EVERY = 10  # steps between two lines of metrics.jsonl
 
 
@@ -65,7 +71,7 @@ def execute(
       problem: from `synthesis.prepare`.
       settings: what defines the run; a folder with other settings is refused.
       judges: models by role ("self", "verifier", ...) that classify the result.
-      overwrite: delete the run that the folder holds.
+      overwrite: delete the run that the folder holds; files of others stay.
       save_every: seconds between two saved states.
       preview_every: steps between two previews, 0 for none.
       programs: where compiled steps are kept for the next start; nowhere by default.
@@ -82,7 +88,9 @@ def execute(
     identities = multihost.exchange(identity)
     with multihost.together():
         _check_same(identities[0], identity)
-    record = multihost.on_first(lambda: _open(folder, settings, identity, overwrite))
+    listed = _FILES + page.video_files(problem)
+    new = {"settings": dict(settings), "identity": identity, "files": listed}
+    record = multihost.on_first(lambda: _open(folder, new, overwrite))
     if record["status"] == "finished":
         return multihost.on_first(lambda: _judged(folder, problem, record, judges))
     with multihost.together():
@@ -245,14 +253,22 @@ def _held(
     if names and (foreign or "run.json" not in names):
         what = f" (it holds {min(foreign)})" if foreign and folder.is_dir() else ""
         raise UserError(f"{out}: exists and is no run{what}; choose another folder")
-    if overwrite or not names:
+    check_links(folder)
+    if not names:
         return None
     try:
         record = json.loads((folder / "run.json").read_text())
         before = dict(record["identity"])
         record["status"], record["step"], record["seconds"]
+        listed = [str(name) for name in record.get("files", ())]
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        raise UserError(f"{out}: run.json is damaged; use --overwrite") from None
+        what = "run.json is damaged or of another program"
+        raise UserError(f"{out}: {what}; choose another folder") from None
+    if overwrite:
+        if not listed:
+            what = "its run.json lists no files, so none of them is deleted"
+            raise UserError(f"{out}: {what}; choose another folder")
+        return None
     if changed := differences(before, identity):
         raise UserError(
             f"{out}: holds another run (it differs in {', '.join(changed)}); choose"
@@ -261,22 +277,28 @@ def _held(
     return record
 
 
-def _open(
-    folder: Path, settings: Mapping[str, Any], identity: dict[str, Any], overwrite: bool
-) -> dict[str, Any]:
+def check_links(folder: Path) -> None:
+    """Raises UserError where a link in a folder would lead out of it."""
+    if folder.is_dir() and (link := files.first_link(folder)):
+        raise UserError(
+            f"out={str(folder)!r}: {link} is a link, which is not followed; remove it"
+            " or choose another folder"
+        )
+
+
+def _open(folder: Path, new: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     record_path = folder / "run.json"
-    held = _held(folder, identity, overwrite)
+    held = _held(folder, new["identity"], overwrite)
     if held is not None:
-        return held
+        return held | {"files": new["files"]}  # earlier versions listed none
     try:
         if overwrite and record_path.exists():
-            shutil.rmtree(folder)
+            _forget(folder)
         folder.mkdir(parents=True, exist_ok=True)
         record = {
             "status": "running",
             "step": 0,
-            "settings": dict(settings),
-            "identity": identity,
+            **new,
             "versions": versions(),
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
@@ -290,6 +312,20 @@ def _open(
             " another folder"
         ) from error
     return record
+
+
+def _forget(folder: Path) -> None:
+    """Deletes what run.json lists and the states; run.json is for the new run."""
+    listed = json.loads((folder / "run.json").read_text())["files"]
+    for name in map(str, listed):
+        if name in _FILES[1:] or re.fullmatch(_VIDEO, name):
+            (folder / name).unlink(missing_ok=True)
+    for path in (folder / "state").glob("*"):
+        if re.fullmatch(_STATE, path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for part in ("videos", "state"):
+        with contextlib.suppress(OSError):  # there is none, or others use it too
+            (folder / part).rmdir()
 
 
 def versions() -> dict[str, str]:
@@ -394,7 +430,7 @@ def _write_arrays(folder: Path, problem: Problem, videos: np.ndarray) -> np.ndar
     parts = [folder / f".videos-{i}-of-{count}.npy" for i in range(count)]
     with multihost.together():
         if count > 1:
-            np.save(parts[index], videos)
+            files.write(parts[index], lambda file: np.save(file, videos))
     with multihost.together():
         if multihost.first():
             if count > 1:

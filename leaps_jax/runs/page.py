@@ -24,6 +24,13 @@ def class_names(problem: Problem) -> list[str]:
     return [problem.model.spec.classes[label] for label in problem.labels]
 
 
+def video_files(problem: Problem) -> list[str]:
+    """The paths, within the folder of a run, of all that `write_videos` writes."""
+    kinds = ["", *([] if problem.stimuli is None else ["_stimulus"])]
+    names = _file_names(class_names(problem))
+    return [f"videos/{name}{kind}.mp4" for name in names for kind in kinds]
+
+
 def write_videos(
     folder: Path, problem: Problem, numbers: np.ndarray, videos: np.ndarray
 ) -> None:

@@ -6,6 +6,10 @@ determines it: versions, the sources of this package, devices, JAX's settings, t
 shapes of the arguments, and a description of the function. What has no description,
 such as a network or a term from outside this package, is compiled each time.
 
+An executable runs as code, and JAX reads it as a pickle. So each file is signed with a
+key that the user alone can read, and nothing of a file is parsed before its owner, its
+permissions and its signature were checked.
+
 >>> described((1, "leaps", True))
 "(1,'leaps',True)"
 """
@@ -14,10 +18,14 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import hmac
 import importlib.metadata
 import os
 import pickle
 import platform
+import re
+import secrets
+import sys
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,6 +43,8 @@ from leaps_jax.runtime import parallel
 _MOST = 64  # files; those unused for longest are removed first
 _ROOT = Path(__file__).parent.parent  # of the package
 _DECIDING = ("jax", "flax", "optax", "numpy", "nvidia")
+_NAME = r"\.?[0-9a-f]{64}(\.[0-9a-f]{8}\.tmp)?"  # of a file, or while it is written
+_BYTES = 32  # of the key, and of a signature
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
@@ -43,6 +53,86 @@ def folder() -> Path | None:
     path = jax.config.values["jax_compilation_cache_dir"]
     used = jax.config.values["jax_enable_compilation_cache"]
     return Path(path) if path and used and "://" not in path else None
+
+
+def use_folder_of_user() -> None:
+    """Gives JAX's compilation cache a folder, and turns it off where that is not safe.
+
+    JAX runs what it finds there and checks nothing. The folder is that of
+    `JAX_COMPILATION_CACHE_DIR`, or else `leaps_jax` among the user's caches. Where
+    others can write to it, a line says so.
+    """
+    given = "JAX_COMPILATION_CACHE_DIR" in os.environ
+    try:
+        if not given:
+            default = _of_user("XDG_CACHE_HOME", ".cache")
+            jax.config.update("jax_compilation_cache_dir", str(default))
+        if (path := folder()) is not None:
+            _check(path)
+            if not given and path.stat().st_mode & 0o077:  # of an earlier version
+                with contextlib.suppress(OSError):
+                    path.chmod(0o700)
+    except (OSError, RuntimeError) as error:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()  # else it goes on as it began
+        remedy = "set JAX_COMPILATION_CACHE_DIR to a folder of your own"
+        _tell(f"{_reason(error)}; nothing compiled is kept; {remedy}")
+
+
+def _check(path: Path) -> None:
+    """Raises OSError where others can write to a folder or to the files in it."""
+    if not path.is_absolute():  # else any folder could bring its own
+        raise OSError(None, "is no absolute path", str(path))
+    files.make_private(path)
+    if path.stat().st_mode & 0o011:  # others get at what is in it
+        for entry in os.scandir(path):
+            with contextlib.suppress(FileNotFoundError):  # removed by another process
+                files.check_own(entry.stat(follow_symlinks=False), entry.path)
+
+
+def _of_user(variable: str, default: str) -> Path:
+    """This package's folder where XDG has it: a path that is not absolute is none.
+
+    Raises:
+      RuntimeError: the user has no home.
+    """
+    given = Path(os.environ.get(variable, ""))
+    return (given if given.is_absolute() else Path.home() / default) / _ROOT.name
+
+
+def _secret() -> bytes:
+    """The key that signs what this user keeps, made at its first use.
+
+    Raises:
+      OSError, RuntimeError: it cannot be made or read, or is open to others.
+    """
+    path = _of_user("XDG_CONFIG_HOME", ".config") / "cache.key"
+    files.make_private(path.parent)
+    if not path.exists():
+        new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        files.write(new, secrets.token_bytes(_BYTES), private=True)
+        try:
+            os.link(new, path)
+        except FileExistsError:  # another process was first
+            pass
+        finally:
+            new.unlink()
+    key = files.read_private(path)
+    if len(key) != _BYTES:
+        raise OSError(None, "is damaged", str(path))
+    return key
+
+
+def _reason(error: Exception) -> str:
+    """A file and what is wrong with it."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+@functools.cache  # the same is said once
+def _tell(line: str) -> None:
+    print(f"compile cache: {line}", file=sys.stderr)
 
 
 # CUDA graphs, in which kernels that do not depend on each other run at the same time,
@@ -91,13 +181,15 @@ def _start_cudnn() -> None:
 class ExecutableCache:
     """A folder of compiled functions, from which later processes start sooner.
 
-    What is loaded from it runs as code: nobody else may be able to write to it.
+    A file that is damaged, or that the same user did not write, is deleted and the
+    function compiled anew. Where the folder or the key of the user cannot be used, all
+    is compiled. Each is told in one line.
 
     >>> cache = ExecutableCache(Path("cache"))                    # doctest: +SKIP
     >>> synthesize(model, stimuli, labels=[3], programs=cache)    # doctest: +SKIP
 
     Attributes:
-      folder: made at the first write.
+      folder: made at the first use.
     """
 
     folder: Path
@@ -122,16 +214,24 @@ class ExecutableCache:
             path = self.folder / _key(arguments, devices, made_of)
         except LookupError:
             return compile_for(function, *arguments)
-        # whatever is wrong with a file, the function can be compiled
-        with contextlib.suppress(Exception):
-            executable = _read(path, devices)
+        try:
+            key = _secret()
+            files.make_private(path.parent)
+        except (OSError, RuntimeError) as error:
+            remedy = "delete it or change its permissions"
+            _tell(f"{_reason(error)}; compiled steps are not kept; {remedy}")
+            return compile_for(function, *arguments)
+        executable = _kept(path, key, devices)
+        if executable is not None:
             if jax.default_backend() == "gpu":
                 _start_cudnn()
             return executable
         with _without_jax_cache():
             executable = compile_for(function, *arguments)
-        with contextlib.suppress(Exception):
-            _write(path, executable)
+        try:
+            _write(path, key, executable)
+        except OSError as error:
+            _tell(f"{path.parent}: cannot be written ({error.strerror})")
         return executable
 
 
@@ -149,27 +249,50 @@ def _without_jax_cache() -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def _read(path: Path, devices: Sequence[jax.Device]) -> Any:
-    digest, content = (content := path.read_bytes())[:32], content[32:]
-    if hashlib.sha256(content).digest() != digest:
-        raise ValueError
-    payload, in_tree, out_tree = pickle.loads(content)
-    executable = serialize_executable.deserialize_and_load(
-        payload, in_tree, out_tree, execution_devices=devices
-    )
-    os.utime(path)
+def _kept(path: Path, key: bytes, devices: Sequence[jax.Device]) -> Any | None:
+    """The executable of a file; None where there is none or it had to be deleted."""
+    try:
+        content = memoryview(files.read_private(path))
+        if not hmac.compare_digest(
+            _signature(path, key, content[_BYTES:]), content[:_BYTES]
+        ):
+            raise OSError(None, "is not what this user wrote")
+        payload, in_tree, out_tree = pickle.loads(content[_BYTES:])
+        executable = serialize_executable.deserialize_and_load(
+            payload, in_tree, out_tree, execution_devices=devices
+        )
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # of a program that does not load, JAX raises many kinds
+        reason = getattr(error, "strerror", None) or "cannot be loaded"
+        _tell(f"{path}: {reason}; deleted and compiled anew")
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+    with contextlib.suppress(OSError):  # of a disk that can only be read
+        os.utime(path)
     return executable
 
 
-def _write(path: Path, executable: Any) -> None:
+def _signature(path: Path, key: bytes, content: bytes | memoryview) -> bytes:
+    """Of a name too: else one program could take the place of another."""
+    signed = hmac.new(key, path.name.encode(), hashlib.sha256)
+    signed.update(content)
+    return signed.digest()
+
+
+def _write(path: Path, key: bytes, executable: Any) -> None:
     """Writes a file atomically, and removes the oldest where there are too many."""
-    content = pickle.dumps(serialize_executable.serialize(executable))
-    content = hashlib.sha256(content).digest() + content
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        content = pickle.dumps(serialize_executable.serialize(executable))
+    except (ValueError, NotImplementedError):  # there are kinds that cannot be kept
+        return
+    content = _signature(path, key, content) + content
     files.write(path, content, private=True)
-    by_age = sorted(path.parent.iterdir(), key=lambda old: old.stat().st_mtime)
+    own = (old for old in path.parent.iterdir() if re.fullmatch(_NAME, old.name))
+    by_age = sorted(own, key=lambda old: old.lstat().st_mtime)
     for old in by_age[:-_MOST]:
-        old.unlink()
+        old.unlink(missing_ok=True)
 
 
 def _key(arguments: Any, devices: Sequence[jax.Device], made_of: Any) -> str:

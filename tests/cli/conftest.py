@@ -66,6 +66,7 @@ def compiled(kept):
     before = jax.config.jax_compilation_cache_dir
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", kept)
+        patch.setenv("XDG_CONFIG_HOME", kept)  # the key is there
         jax.config.update("jax_compilation_cache_dir", kept)
         yield
     jax.config.update("jax_compilation_cache_dir", before)

@@ -52,6 +52,7 @@ class Folder:
             if self.path.is_file() or any(name[0] != "." for name in names):
                 raise UserError(f"{out}: exists and is no run; choose another folder")
         try:
+            runs.check_links(self.path)
             for name in ("rows", "parts"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
             self.claim(weights)
@@ -203,7 +204,7 @@ def _readable(text: str) -> str:
 @contextlib.contextmanager
 def _lock(path: Path, wait: bool) -> Iterator[bool]:
     """Yields whether this process has the lock, true where there are no locks."""
-    with path.open("w") as file:
+    with open(path, "a", opener=files.no_link) as file:
         free = True
         try:
             import fcntl

@@ -22,7 +22,7 @@ class Journal:
         self._lock = threading.Lock()
         self._record = folder.path / f"shard-{folder.suffix}.json"
         self._failures = folder.path / f"failed-{folder.suffix}.jsonl"
-        self._failures.write_text("")
+        files.write(self._failures, "")
         self._failing: set[int] = set()
         self._errors: list[tuple[int, str]] = []
         self._skipped = self._finished = self._batches = 0
