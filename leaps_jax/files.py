@@ -1,4 +1,4 @@
-"""Writing files that appear whole or not at all, and reading what is one's own.
+"""Files that appear whole or not at all, files that are one's own, and locks.
 
 >>> write(Path("note.txt"), "text")                             # doctest: +SKIP
 >>> write(Path("x.npz"), lambda file: np.savez(file, x=x))      # doctest: +SKIP
@@ -13,7 +13,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 
 def write(
@@ -150,6 +150,53 @@ def check_own(
 def _is_foreign(status: os.stat_result) -> bool:
     """Whether another user owns a file; root can write to all files anyway."""
     return hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Holds a lock until the block ends or the process dies.
+
+    Args:
+      path: of a file that stands for the lock while it is held.
+      wait: until another process lets go of it.
+
+    Yields:
+      Whether this process has the lock; true where the file system has no locks.
+
+    Raises:
+      OSError: the file cannot be made.
+    """
+    while True:
+        with open(path, "a", opener=no_link) as file:
+            free = _flock(file, wait)
+            if free and not _is_at(path, file):
+                continue  # who held it has removed it, and another may have made it
+            try:
+                yield free
+            finally:
+                if free:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+            return
+
+
+def _flock(file: IO[str], wait: bool) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # a system or a file system without locks
+        pass
+    return True
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

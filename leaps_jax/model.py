@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,6 +62,10 @@ class ModelSpec:
                 raise UserError(f"{field}={getattr(self, field)}: must be at least 1")
         for field in ("classes", "mean", "std"):  # JSON brings lists
             object.__setattr__(self, field, tuple(getattr(self, field)))
+        if not all(math.isfinite(value) for value in self.mean):
+            raise UserError(f"mean={self.mean}: must be finite")
+        if not all(0 < value < math.inf for value in self.std):
+            raise UserError(f"std={self.std}: must be above 0 and finite")
 
     @property
     def num_classes(self) -> int:

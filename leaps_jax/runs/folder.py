@@ -42,7 +42,7 @@ from leaps_jax.runtime.executable_cache import ExecutableCache
 from leaps_jax.synthesis import Problem
 from leaps_jax.update import State
 from leaps_jax.version import __version__
-from leaps_jax.zoo import checkpoints
+from leaps_jax.zoo import checkpoints, states
 
 _FILES = ["run.json", "metrics.jsonl", "videos.npz", "preview.mp4"]
 _FILES += ["comparison.gif", "index.html"]
@@ -100,7 +100,7 @@ def execute(
                 " disk that all processes share"
             )
         held = parallel.held(len(problem), parallel.all_devices())
-        state = checkpoints.restore_state(folder / "state", problem.init_state(held))
+        state = states.restore_videos(folder / "state", problem.init_state(held))
         start = 0 if state is None else int(state.step[0])
         record |= {"status": "running", "step": start}
         if first:
@@ -129,14 +129,14 @@ def execute(
                 if stopping or done or saving:
                     now = snapshot.state()
                     with multihost.together():
-                        checkpoints.save_state(folder / "state", snapshot.step, now)
+                        states.save(folder / "state", snapshot.step, now)
                     saved = time.monotonic()
                 if stopping:
                     break
     except NotFiniteError as error:
         last = error.snapshot
         with multihost.together():
-            checkpoints.save_state(folder / "state", last.step, last.state())
+            states.save(folder / "state", last.step, last.state())
         record |= {"status": "failed", "step": last.step, "error": str(error)}
         _write_results(folder, problem, last.state(), record, judges)
         raise

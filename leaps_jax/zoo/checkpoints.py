@@ -1,14 +1,17 @@
 """Models on disk; the only module that knows Orbax, imported inside functions.
 
-A model's folder holds `variables` (Orbax), `model.json` (the spec, the architecture
-and the shape of every tensor) and `moments.npz` if the model has moments. Tensors are
-saved and restored as NumPy arrays, so a folder written on eight devices loads on one.
+A model's folder holds `variables` (Orbax), `moments.npz` if the model has moments, and
+`model.json`: the spec, the architecture, and the shape and a checksum of every tensor,
+since Orbax keeps none. Tensors are saved and restored as NumPy arrays, so a folder
+written on eight devices loads on one.
 """
 
+import contextlib
 import dataclasses
+import errno
+import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,11 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax import files
 from leaps_jax.errors import UserError, listed
 from leaps_jax.model import ModelSpec
 
 FORMAT = 1
+#: In the order in which they are put in place: model.json says that all are there.
+_CONTENTS = ("variables", "moments.npz", "model.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,61 +61,67 @@ def save_model(
     half: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Writes a model; the folder appears complete or not at all.
+    """Writes a model; the folder holds it complete or not at all.
 
     Args:
-      folder: to write.
+      folder: to write; other files in it stay as they are.
       variables: of the module.
       spec: of the model.
       architecture: what builds the module again (see `build.architecture`).
       moments: per tap the mean and variance per channel, if the model has them.
       extra: anything else worth keeping, JSON-able.
       half: store parameters in bfloat16, in half of the space; `load` gives float32.
-      overwrite: replace a folder that exists.
+      overwrite: replace the model of a folder that exists.
 
     Returns:
       The folder.
 
     Raises:
-      UserError: the folder exists and `overwrite` is off, or is no model's.
+      UserError: the folder exists and `overwrite` is off, or is no model's; or a tensor
+        has values that no trained one has.
+      OSError: it cannot be written; a model that was there still is.
     """
     folder = Path(folder).absolute()
     check_vacant(folder, overwrite)
     tree = jax.tree.map(np.asarray, jax.device_get(_plain(variables)))
+    check_values(flat_tensors(tree))
     if half:  # running statistics keep their digits
         rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree["params"])
         tree = tree | {"params": rounded}
-    shapes = {
-        "/".join(path): list(leaf.shape)
-        for path, leaf in flax.traverse_util.flatten_dict(tree).items()
-    }
+    tensors = flat_tensors(tree)
     facts = {
         "format": FORMAT,
         "architecture": dict(architecture),
         "spec": dataclasses.asdict(spec),
-        "shapes": shapes,
+        "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
+        "digests": {name: digest(tensor) for name, tensor in tensors.items()},
         "extra": dict(extra or {}),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    was_there = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
     try:
-        partial.chmod(0o755)  # mkdtemp's is private
-        with _checkpointer() as checkpointer:
-            checkpointer.save(partial / "variables", tree)
+        with writing(folder), checkpointer() as orbax:
+            orbax.save(partial / "variables", tree)
+        if moments is not None:
+            _write_moments(partial / "moments.npz", moments)
         (partial / "model.json").write_text(
             json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8"
         )
-        if moments is not None:
-            _write_moments(partial / "moments.npz", moments)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            folder.rename(old / "old")
-            partial.rename(folder)
-            shutil.rmtree(old)
-        else:
-            partial.rename(folder)
-    finally:
+        # From here on nothing needs room. Without model.json there is no model.
+        (folder / "model.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "variables", ignore_errors=True)
+        (folder / "moments.npz").unlink(missing_ok=True)
+        for name in _CONTENTS:
+            if (partial / name).exists():
+                (partial / name).rename(folder / name)
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        if not was_there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    partial.rmdir()
     return folder
 
 
@@ -124,12 +134,18 @@ def check_vacant(folder: str | os.PathLike[str], overwrite: bool = False) -> Non
     path = Path(folder)
     reason = unwritable(path)
     if reason is None and path.exists():
-        if not path.is_dir() or not is_model(path) and any(path.iterdir()):
+        if not path.is_dir() or not is_model(path) and _foreign(path):
             reason = "is no model's folder, so it is not overwritten"
-        elif not overwrite:
+        elif is_model(path) and not overwrite:
             raise UserError(f"out={str(path)!r}: exists; choose another or --overwrite")
     if reason:
         raise UserError(f"out={str(path)!r}: {reason}; choose another folder")
+
+
+def _foreign(folder: Path) -> bool:
+    """Whether a folder holds what `save_model` did not write."""
+    names = {path.name for path in folder.iterdir()}
+    return any(name[0] != "." for name in names.difference(_CONTENTS))
 
 
 def unwritable(path: Path) -> str | None:
@@ -152,7 +168,8 @@ def load(folder: str | os.PathLike[str]) -> SavedModel:
     """Reads a model's folder.
 
     Raises:
-      UserError: the folder is missing, incomplete or of a newer format.
+      UserError: the folder is missing, incomplete, damaged or of a newer format, or a
+        tensor has values that no trained one has.
     """
     folder = Path(folder).absolute()
     if not is_model(folder):
@@ -173,17 +190,26 @@ def load(folder: str | os.PathLike[str]) -> SavedModel:
             f" {FORMAT}; update leaps_jax"
         )
     try:
-        with _checkpointer() as checkpointer:
-            variables = checkpointer.restore(folder / "variables")
+        with checkpointer() as orbax:
+            variables = orbax.restore(folder / "variables")
     except MemoryError:
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"{folder}/variables: cannot be read ({reason}); make the checkpoint again"
+            f"{folder}/variables: cannot be read ({_reason(error)}); make the"
+            " checkpoint again"
         ) from None
-    variables = jax.tree.map(_full, variables)
     _check_shapes(folder, variables, {k: tuple(v) for k, v in shapes.items()})
+    tensors = flat_tensors(variables)
+    digests = facts.get("digests", {})  # older folders have none
+    damaged = [name for name in digests if digest(tensors[name]) != digests[name]]
+    try:
+        if damaged:
+            raise UserError(listed("tensors are damaged", damaged, most=3))
+        check_values(tensors)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}; make the checkpoint again") from None
+    variables = jax.tree.map(_full, variables)
     return SavedModel(
         variables,
         spec,
@@ -209,15 +235,14 @@ def check_fits(folder: Path, variables: Mapping[str, Any], target: Any) -> None:
     Raises:
       UserError: one line with all that is missing, left over or of another shape.
     """
-    flat = flax.traverse_util.flatten_dict(_plain(target))
-    _check_shapes(folder, variables, {"/".join(k): v.shape for k, v in flat.items()})
+    shapes = {name: x.shape for name, x in flat_tensors(target).items()}
+    _check_shapes(folder, variables, shapes)
 
 
 def _check_shapes(
     folder: Path, variables: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    flat = flax.traverse_util.flatten_dict(_plain(variables))
-    have = {"/".join(path): tuple(leaf.shape) for path, leaf in flat.items()}
+    have = {name: tuple(x.shape) for name, x in flat_tensors(variables).items()}
     faults = {
         "missing": [k for k in shapes if k not in have],
         "unknown": [k for k in have if k not in shapes],
@@ -233,6 +258,45 @@ def _check_shapes(
         raise UserError(
             f"{folder}: does not fit the model: {told}; make the checkpoint again"
         )
+
+
+def check_values(tensors: Mapping[str, np.ndarray]) -> None:
+    """Refuses values that no trained weights have.
+
+    Args:
+      tensors: by names that end in the name of the leaf, such as `norm/var`.
+
+    Raises:
+      UserError: a tensor is not floating-point or not finite, or a variance negative.
+
+    >>> check_values({"norm/var": np.array([-1.0])})
+    Traceback (most recent call last):
+    leaps_jax.errors.UserError: 1 tensors with negative variances: norm/var
+    """
+    faults: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            faults.setdefault("that are not floating-point", []).append(name)
+        elif not np.isfinite(tensor).all():
+            faults.setdefault("that are not finite", []).append(name)
+        elif name.endswith("/var") and tensor.min(initial=0) < 0:
+            faults.setdefault("with negative variances", []).append(name)
+    if faults:
+        told = [listed(f"tensors {what}", names, 3) for what, names in faults.items()]
+        raise UserError("; ".join(told))
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 of the bytes of all arrays of a tree, in their order."""
+    sha = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        sha.update(np.ascontiguousarray(leaf).view(np.uint8).reshape(-1))
+    return sha.hexdigest()
+
+
+def flat_tensors(tree: Any) -> dict[str, Any]:
+    """The leaves of nested mappings, by their paths joined by "/"."""
+    return flax.traverse_util.flatten_dict(_plain(tree), sep="/")
 
 
 def _plain(tree: Any) -> Any:
@@ -263,125 +327,32 @@ def _read_moments(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]] | None
         ) from None
 
 
-def save_state(folder: str | os.PathLike[str], step: int, state: Any) -> None:
-    """Saves the state of a run; the two newest are kept, each complete or absent.
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Has what Orbax raises in a block, on a full disk for example, be an OSError."""
+    try:
+        yield
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        raise OSError(errno.EIO, _reason(error), str(path)) from error
 
-    Of several processes each saves the videos that it holds, to a file of its own;
-    they must save the same steps.
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def checkpointer() -> Any:
+    """What saves and restores a tree of arrays; a context manager.
+
+    Each of several processes reads and writes by itself and waits for none.
     """
-    folder, count = Path(folder), jax.process_count()
-    folder.mkdir(parents=True, exist_ok=True)
-    if count == 1:
-        with _states(folder) as manager:
-            manager.save(step, args=_standard().StandardSave(_as_tree(state)))
-        return
-    # Not by Orbax, which writes NumPy arrays on the first process alone.
-    own = f"{jax.process_index()}-of-{count}.npz"
-    leaves = jax.tree.leaves(state)
-    files.write(folder / f"{step}-{own}", lambda file: np.savez(file, *leaves))
-    steps = sorted(int(p.name.partition("-")[0]) for p in folder.glob(f"*-{own}"))
-    for old in steps[:-2]:
-        (folder / f"{old}-{own}").unlink()
-
-
-def restore_state(folder: str | os.PathLike[str], like: Any) -> Any | None:
-    """The newest state of a run as NumPy arrays, or None where there is none.
-
-    Args:
-      folder: as for `save_state`; by how many processes it was saved does not matter.
-      like: a state of the same run, for the structure and shapes; its `index` says
-        which videos are wanted, in ascending order.
-
-    Raises:
-      UserError: the folder holds a state of another shape, or lacks some video.
-    """
-    parts = _newest(Path(folder))
-    if not parts:
-        return None
-    structure, wanted = jax.tree.structure(like), np.asarray(like.index)
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(like)]
-    pieces = []
-    for leaves in parts:
-        if len(leaves) == len(shapes):
-            chosen = np.isin(jax.tree.unflatten(structure, leaves).index, wanted)
-            pieces.append([leaf[chosen] for leaf in leaves])
-    joined = [np.concatenate(leaf) for leaf in zip(*pieces, strict=True)]
-    if joined:  # in order, and once each: one may also be another process's padding
-        index = jax.tree.unflatten(structure, joined).index
-        rows = np.unique(index, return_index=True)[1]
-        joined = [leaf[rows] for leaf in joined]
-    if [leaf.shape for leaf in joined] != shapes:
-        raise UserError(
-            f"out={os.fspath(folder)!r}: the saved state is of another shape; choose"
-            " another folder or --overwrite"
-        )
-    return jax.tree.unflatten(structure, joined)
-
-
-def _newest(folder: Path) -> Iterator[list[Any]] | None:
-    """The leaves of every part of the last step of which all parts are there."""
-    if not folder.exists():
-        return None
-    with _states(folder, jax.process_count() > 1) as manager:
-        whole = manager.latest_step()
-    found: dict[tuple[int, int], set[int]] = {}
-    for path in folder.iterdir():
-        if match := re.fullmatch(r"(\d+)-(\d+)-of-(\d+)\.npz", path.name):
-            step, index, count = map(int, match.groups())
-            found.setdefault((step, count), set()).add(index)
-    step, count = max(
-        (key for key, parts in found.items() if len(parts) == key[1]), default=(-1, 0)
-    )
-    if whole is not None and whole >= step:
-        with _states(folder, jax.process_count() > 1) as manager:
-            tree = manager.restore(whole, args=_standard().StandardRestore())
-        return iter([tree["leaves"]])
-    parts = [folder / f"{step}-{index}-of-{count}.npz" for index in range(count)]
-    return map(_leaves, parts) if parts else None
-
-
-def _leaves(path: Path) -> list[np.ndarray]:
-    with np.load(path) as file:
-        return [file[f"arr_{i}"] for i in range(len(file.files))]
-
-
-def _as_tree(state: Any) -> dict[str, list[Any]]:
-    """The leaves alone: Orbax then needs to know no class of ours or of optax."""
-    return {"leaves": jax.tree.leaves(state)}
-
-
-def _standard() -> Any:
-    import orbax.checkpoint
-
-    return orbax.checkpoint.args
-
-
-def _checkpointer() -> Any:
-    import orbax.checkpoint
-
-    return orbax.checkpoint.StandardCheckpointer(multiprocessing_options=_alone())
-
-
-def _states(folder: Path, read_only: bool = False) -> Any:
-    import orbax.checkpoint
-
-    options = orbax.checkpoint.CheckpointManagerOptions(
-        max_to_keep=2,
-        create=False,
-        read_only=read_only,
-        enable_async_checkpointing=False,
-        multiprocessing_options=_alone(),
-    )
-    return orbax.checkpoint.CheckpointManager(folder.absolute(), options=options)
-
-
-def _alone() -> Any:
-    """Each of several processes reads and writes by itself and waits for none."""
     import orbax.checkpoint
 
     index = jax.process_index()
-    return orbax.checkpoint.options.MultiprocessingOptions(
+    alone = orbax.checkpoint.options.MultiprocessingOptions(
         primary_host=index,
         active_processes={index},
         barrier_sync_key_prefix=f"process{index}",
     )
+    return orbax.checkpoint.StandardCheckpointer(multiprocessing_options=alone)

@@ -17,7 +17,7 @@ from leaps_jax import Config, UserError, objectives, synthesis
 from leaps_jax.runs import folder as runs
 from leaps_jax.runtime.engine import NotFiniteError
 from leaps_jax.synthesis import prepare
-from leaps_jax.zoo import checkpoints
+from leaps_jax.zoo import states
 
 TESTS = Path(__file__).parent.parent
 
@@ -113,7 +113,7 @@ def test_a_run_that_is_not_finite_keeps_the_last_good_state(
         runs.execute(tmp_path / "run", problem, {}, {"self": tiny})
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "failed" and "priming" in record["error"]
-    kept = checkpoints.restore_state(tmp_path / "run" / "state", problem.init_state())
+    kept = states.restore_videos(tmp_path / "run" / "state", problem.init_state())
     assert kept.step.tolist() == [4]
     assert (tmp_path / "run" / "videos.npz").exists()
 
@@ -162,7 +162,7 @@ def test_a_finished_run_asks_a_new_judge_and_nothing_else(
 
 
 def test_a_state_of_another_shape_is_refused(tmp_path, tiny, stimuli, problem):
-    checkpoints.save_state(tmp_path / "state", 3, problem.init_state())
+    states.save(tmp_path / "state", 3, problem.init_state())
     other = prepare(tiny, stimuli[:2], [0, 1], config=problem.config)
     with pytest.raises(UserError, match="of another shape"):
-        checkpoints.restore_state(tmp_path / "state", other.init_state())
+        states.restore_videos(tmp_path / "state", other.init_state())

@@ -69,7 +69,7 @@ class Folder:
         out, file = f"out={str(self.path)!r}", self.path / "jobs.json"
         record: dict[str, Any] = {"identity": self._identity, "weights": {}}
         record["versions"] = runs.versions()
-        with _lock(self.path / ".jobs.lock", wait=True):
+        with files.locked(self.path / ".jobs.lock", wait=True):
             try:
                 if file.exists():
                     record = json.loads(file.read_text())
@@ -94,7 +94,7 @@ class Folder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps a second process off the shard; a killed one lets go of it."""
-        with _lock(self.path / f".{self.suffix}.lock", wait=False) as free:
+        with files.locked(self.path / f".{self.suffix}.lock") as free:
             if not free:
                 raise UserError(
                     f"out={str(self.path)!r}: another process does shard {self.shard};"
@@ -199,19 +199,3 @@ def unwritable(path: Path, error: OSError) -> UserError:
 def _readable(text: str) -> str:
     """Bytes of a path that are no UTF-8 as a question mark."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-@contextlib.contextmanager
-def _lock(path: Path, wait: bool) -> Iterator[bool]:
-    """Yields whether this process has the lock, true where there are no locks."""
-    with open(path, "a", opener=files.no_link) as file:
-        free = True
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            free = False
-        except (ImportError, OSError):  # a system or a file system without locks
-            pass
-        yield free

@@ -23,6 +23,7 @@ import flax.traverse_util
 import numpy as np
 
 from leaps_jax.errors import UserError, listed
+from leaps_jax.zoo.checkpoints import check_values
 
 Rules = tuple[tuple[str, str], ...]
 Path = tuple[str, ...]
@@ -112,10 +113,14 @@ def convert_tensors(
       The variables: `{"params": ..., "batch_stats": ...}`, float32 NumPy arrays.
 
     Raises:
-      UserError: anything is missing, left over, given twice or of another shape; one
-        line lists all of it.
+      UserError: anything is missing, left over, given twice or of another shape, or has
+        values that no trained weights have; one line lists all of it.
     """
     placed = place(source, naming, target_shapes)
+    try:
+        check_values({"/".join(leaf): value for leaf, value in placed.items()})
+    except UserError as error:
+        raise UserError(f"{error}; give trained weights") from None
     return flax.traverse_util.unflatten_dict(
         {
             leaf: np.ascontiguousarray(value, dtype=np.float32)
