@@ -27,6 +27,7 @@ import re
 import secrets
 import sys
 import types
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ def use_folder_of_user() -> None:
     `JAX_COMPILATION_CACHE_DIR`, or else `leaps_jax` among the user's caches. Where
     others can write to it, a line says so.
     """
+    # Of a disk that can only be read, one line of ours is enough.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache")
     given = "JAX_COMPILATION_CACHE_DIR" in os.environ
     try:
         if not given:

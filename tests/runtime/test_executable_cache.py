@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import lru_cache
+from jax.experimental.compilation_cache import compilation_cache
 
 from leaps_jax import Config, Model, files, objectives, synthesis, update
 from leaps_jax.runs import jobs
@@ -560,6 +562,27 @@ def test_a_folder_of_another_user_is_one_line(chosen, tmp_path, monkeypatch, cap
     give_away(theirs, monkeypatch)
     assert chosen(JAX_COMPILATION_CACHE_DIR=theirs) is None
     assert one_line(capsys, str(theirs), "is another user's", "of your own")
+
+
+def test_a_folder_that_can_only_be_read_is_no_warning_of_jax(
+    chosen, tmp_path, monkeypatch, recwarn
+):
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    try:
+        folder = chosen(XDG_CACHE_HOME=tmp_path)
+        compilation_cache.reset_cache()
+        tried = []
+
+        def refused(*of):
+            tried.append(of)
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(lru_cache.LRUCache, "put", refused)
+        assert jax.jit(lambda x: x + 4321)(1) == 4322
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+        compilation_cache.reset_cache()
+    assert tried and folder.is_dir() and not recwarn.list
 
 
 def test_a_user_without_a_home_is_one_line(chosen, monkeypatch, capsys):
