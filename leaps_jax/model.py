@@ -62,6 +62,9 @@ class ModelSpec:
                 raise UserError(f"{field}={getattr(self, field)}: must be at least 1")
         for field in ("classes", "mean", "std"):  # JSON brings lists
             object.__setattr__(self, field, tuple(getattr(self, field)))
+        for name in self.classes:
+            if not _is_unicode(name):
+                raise UserError(f"class {name!r}: is not UTF-8; rename it")
         if not all(math.isfinite(value) for value in self.mean):
             raise UserError(f"mean={self.mean}: must be finite")
         if not all(0 < value < math.inf for value in self.std):
@@ -94,6 +97,14 @@ class ModelSpec:
             )
         hint = nearest(text, self.classes)
         raise UserError(f"label={text!r}: not a class of {self.name}; {hint}")
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+        return True
+    except UnicodeEncodeError:  # the bytes of a folder's name, as Python has them
+        return False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

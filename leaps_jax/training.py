@@ -9,6 +9,8 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +28,8 @@ from leaps_jax.data.datasets import Dataset, Views
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.runtime import parallel
+
+_BETWEEN_REPORTS = 10.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,11 @@ class Recipe:
         for name in ("steps", "batch", "views", "evaluations"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("learning_rate", "weight_decay", "hints"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(
+                    f"{name}={getattr(self, name)}: must be finite and not negative"
+                )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
         if not 0 <= self.attack_warmup <= 1:
@@ -97,6 +106,7 @@ class Report:
       robust_accuracy: on the first of them under a stronger attack than that of the
         training; None before the last step, and without an attack.
       model: as trained so far.
+      state: on the devices, from which `train` goes on.
     """
 
     step: int
@@ -105,6 +115,7 @@ class Report:
     accuracy: float | None
     robust_accuracy: float | None
     model: Model
+    state: "TrainState"
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -175,7 +186,8 @@ def make_train_step(model: Model, recipe: Recipe, views: Views) -> Callable:
             optimizer=optimizer_state,
             step=state.step + 1,
         )
-        return state, {"loss": loss, "accuracy": accuracy}
+        norm = optax.global_norm(gradient)
+        return state, {"loss": loss, "accuracy": accuracy, "gradient": norm}
 
     return train_step
 
@@ -299,6 +311,33 @@ def with_moments(
     )
 
 
+def check(
+    data: Dataset, recipe: Recipe, devices: Sequence[jax.Device] | None = None
+) -> None:
+    """Refuses what `train` would, before any work; arguments are its.
+
+    Raises:
+      UserError: no clips, hints that need joints, or a batch that does not divide.
+    """
+    count = len(devices or jax.devices())
+    if not len(data.labels):
+        raise UserError("data: no clips; expected <class>/<clip> files")
+    if recipe.hints and not data.joints:
+        raise UserError(f"hints={recipe.hints}: only rendered data knows joints")
+    if recipe.batch % count:
+        raise UserError(f"batch={recipe.batch}: must divide by {count} devices")
+
+
+def init_state(model: Model, data: Dataset, recipe: Recipe) -> TrainState:
+    """Where a training starts; arguments are those of `train`."""
+    statistics = dict(model.variables)
+    params = statistics.pop("params")
+    if recipe.hints:
+        params = hints.with_head(params, model, data.joints)
+    optimizer = make_optimizer(recipe).init(params)
+    return TrainState(params, statistics, optimizer, jnp.zeros((), int))
+
+
 def train(
     model: Model,
     data: Dataset,
@@ -306,8 +345,13 @@ def train(
     recipe: Recipe | None = None,
     devices: Sequence[jax.Device] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    state: TrainState | None = None,
 ) -> Iterator[Report]:
     """Trains, and yields a report every twenty steps and after every evaluation.
+
+    Where steps are slow there is a report every ten seconds too. Random draws and the
+    order of the clips depend on the step alone: whoever goes on from the state of any
+    report ends with the same weights.
 
     Args:
       model: where to start; its variables are not changed.
@@ -317,55 +361,51 @@ def train(
       devices: all by default; the batch must divide by their number.
       progress: called during an evaluation with the steps that were done, and the
         clips that were looked at so far, from 0.
+      state: to go on from, that of a report of the same training before its last step;
+        a new one by default.
 
     Yields:
       Reports; the last one holds the trained model.
 
     Raises:
-      UserError: no clips, or a batch that does not divide.
+      UserError: as `check` does, or a loss or its gradient is not finite.
     """
     recipe = recipe or Recipe()
     devices = list(devices or jax.devices())
-    if not len(data.labels):
-        raise UserError("data: no clips; expected <class>/<clip> files")
-    if recipe.hints and not data.joints:
-        raise UserError(f"hints={recipe.hints}: only rendered data knows joints")
-    if recipe.batch % len(devices):
-        raise UserError(f"batch={recipe.batch}: must divide by {len(devices)} devices")
-    spec, statistics = model.spec, dict(model.variables)
-    params = statistics.pop("params")
-    if recipe.hints:
-        params = hints.with_head(params, model, data.joints)
-    state = TrainState(
-        params, statistics, make_optimizer(recipe).init(params), jnp.zeros((), int)
-    )
+    check(data, recipe, devices)
+    if state is None:
+        state = init_state(model, data, recipe)
+    done = int(state.step)
     state = parallel.replicate(state, devices)
-    source = data.batches(spec, recipe.batch, recipe.seed)
+    # batches that were seen are made again and dropped: they follow from the seed
+    source = data.batches(model.spec, recipe.batch, recipe.seed)
+    source = itertools.islice(source, done, None)
     first = next(source)
     step_fn = parallel.map_over_devices(
-        make_train_step(model, recipe, data.views(spec, recipe.augmentation)),
+        make_train_step(model, recipe, data.views(model.spec, recipe.augmentation)),
         devices,
         in_axes=(None, *[0] * len(first)),
         out_axes=None,
     )
     every = max(1, recipe.steps // recipe.evaluations)
-    recent = []
+    recent, reported = [], time.monotonic()
     batches = _ahead(itertools.chain([first], source))
-    for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
+    for step, batch in zip(range(done + 1, recipe.steps + 1), batches, strict=False):
         state, metrics = step_fn(state, *parallel.shard(batch, devices))
         recent.append(metrics)
         evaluated = step % every == 0 or step == recipe.steps
-        if not evaluated and step % 20:
+        slow = time.monotonic() - reported > _BETWEEN_REPORTS
+        if step % 20 and not evaluated and not slow:
             continue
-        loss, train_accuracy = (
+        loss, train_accuracy, gradient = (
             float(np.mean([jax.device_get(m[name]) for m in recent]))
-            for name in ("loss", "accuracy")
+            for name in ("loss", "accuracy", "gradient")
         )
         recent = []
-        if not np.isfinite(loss):
+        if not np.isfinite([loss, gradient]).all():
             raise UserError(
-                f"learning_rate={recipe.learning_rate}: the loss became"
-                f" {loss} by step {step}; lower it"
+                f"learning_rate={recipe.learning_rate}: by step {step} the loss became"
+                f" {loss} and the norm of its gradient {gradient}; lower it"
             )
         accuracy = None
         # moments that the model came with are of other weights
@@ -384,7 +424,8 @@ def train(
                 trained, held_out, recipe.attack.strong(), progress=report_clips
             )
             robust = float(withstood.mean())
-        yield Report(step, loss, train_accuracy, accuracy, robust, trained)
+        yield Report(step, loss, train_accuracy, accuracy, robust, trained, state)
+        reported = time.monotonic()
 
 
 def _variables(state: TrainState) -> Mapping[str, Any]:

@@ -65,6 +65,17 @@ def add_overwrite(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def add_save_every(sub: argparse.ArgumentParser) -> None:
+    """Adds --save-every."""
+    sub.add_argument(
+        "--save-every",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how often the state is saved for resuming",
+    )
+
+
 def add_dtype(sub: argparse.ArgumentParser) -> None:
     """Adds --dtype."""
     sub.add_argument("--dtype", metavar="float32|bfloat16", help="compute type")

@@ -123,13 +123,7 @@ def add(commands: arguments.Commands) -> None:
         " CPUs, where XLA undoes it)",
     )
     arguments.add_data_dir(sub)
-    option(
-        "--save-every",
-        type=float,
-        default=30.0,
-        metavar="SECONDS",
-        help="how often the state is saved for resuming",
-    )
+    arguments.add_save_every(sub)
     option(
         "--preview-every",
         type=int,

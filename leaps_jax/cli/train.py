@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import dataclasses
+import json
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -11,16 +13,16 @@ from typing import Any
 
 import jax
 
-from leaps_jax import attacks, synthesis, training
+from leaps_jax import attacks, files, synthesis, training
 from leaps_jax.actions import scenes
 from leaps_jax.cli import arguments, inputs
 from leaps_jax.data import datasets
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps, interruptible
-from leaps_jax.runs import folder as runs
+from leaps_jax.runs import ownership
 from leaps_jax.zoo import build as zoo
-from leaps_jax.zoo import checkpoints
+from leaps_jax.zoo import checkpoints, states
 from leaps_jax.zoo import load as loading
 
 
@@ -31,7 +33,7 @@ def add(commands: arguments.Commands) -> None:
         "train",
         run,
         "Train a model on clips of a <class>/<clip> tree, a TFDS data set, or on"
-        " synthetic actions.",
+        " synthetic actions. The same command resumes a training.",
         "leaps-jax train --model x3d_xs_small --data clips/ --out weights/",
     )
     option = sub.add_argument
@@ -89,15 +91,17 @@ def add(commands: arguments.Commands) -> None:
         f" {recipe.attack_warmup} by default",
     )
     arguments.add_dtype(sub)
+    arguments.add_save_every(sub)
     arguments.add_data_dir(sub)
     arguments.add_overwrite(sub)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Writes a checkpoint."""
+    """Writes a checkpoint, or goes on with the training that the folder holds."""
     name = options.model or options.start.partition("@")[0]
     zoo.entry(name)
-    checkpoints.check_vacant(options.out, options.overwrite)
+    out, overwrite = options.out, options.overwrite
+    checkpoints.check_vacant(out, overwrite or _record(out) is not None)
     recipe = _recipe(options)
     # All that can be refused is refused before the clips are read.
     classes = inputs.class_names("data", options)
@@ -113,41 +117,162 @@ def run(options: argparse.Namespace) -> int:
     if isinstance(data, datasets.Clips):
         said = f"{len(data.videos)} clips of {len(data.classes)} classes"
         print(said, file=sys.stderr)
-    began, report = time.monotonic(), None
-    with Steps("train", recipe.steps) as steps, interruptible() as stop:
-        evaluating = _Evaluating(steps, held_out)
-        of = (model, data, held_out, recipe)
-        for report in training.train(*of, progress=evaluating.update):
-            numbers = {"loss": report.loss, "train accuracy": report.train_accuracy}
-            steps.update(report.step, numbers)
-            if report.accuracy is not None:
-                steps.say(f"step {report.step}: accuracy {report.accuracy:.1%}")
-            if report.robust_accuracy is not None:
-                steps.say(f"under attack {report.robust_accuracy:.1%}")
-            if stop:
-                break
-    assert report is not None
-    with Steps("moments", unit="clips", brief=True) as steps:
-        trained = training.with_moments(report.model, data, progress=steps.update)
-    record: dict[str, Any] = {
+    training.check(data, recipe)
+    work = _Training(name, model, data, held_out, recipe)
+    identity = _identity(work, options)
+    with ownership.alone(out):
+        record = None if overwrite else _record(out)
+        if record is None or not record["steps"]:  # nothing is lost with it
+            shutil.rmtree(out / _BEGUN, ignore_errors=True)
+            return _execute(work, options, _new_record(work, options, identity))
+        ownership.check_same(out, record["identity"], identity)
+        if record["status"] != "finished":
+            return _execute(work, options, record | {"status": "running"})
+        print(f"{out} is finished; --overwrite starts it again")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """What a command trains: a model by its name in the zoo, on what, and how."""
+
+    name: str
+    model: Model
+    data: datasets.Dataset
+    held_out: datasets.Dataset | None
+    recipe: training.Recipe
+
+
+#: Within the folder of a checkpoint: a training that is not finished, with its record
+#: and its last states. Hidden, since nobody needs it who uses the checkpoint.
+_BEGUN = ".training"
+
+
+def _record(out: Path) -> dict[str, Any] | None:
+    """What a folder tells of its training; None where it has none.
+
+    Raises:
+      UserError: the record is damaged.
+    """
+    path = out / _BEGUN / "record.json"
+    try:
+        record = json.loads(path.read_text())
+        dict(record["identity"]), record["status"], record["steps"], record["seconds"]
+        return record
+    except (FileNotFoundError, NotADirectoryError):  # finished, or not begun
+        extra = checkpoints.extra(out)
+        return extra if "identity" in extra else None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"out={str(out)!r}: {path} is damaged; --overwrite") from None
+
+
+def _identity(work: _Training, options: argparse.Namespace) -> dict[str, Any]:
+    """All that decides the weights, flat; data and weights by their contents."""
+    spec = dataclasses.asdict(work.model.spec)
+    decides = {key: spec[key] for key in ("frames", "size", "stride", "classes")}
+    decides |= {"model": work.name, "dtype": options.dtype}
+    decides["weights at the start"] = checkpoints.digest(work.model.variables)
+    for name, data in (("data", work.data), ("eval_data", work.held_out)):
+        decides[name] = getattr(options, name)
+        if isinstance(data, datasets.Clips):
+            decides[name] = checkpoints.digest([data.labels, *data.videos])
+    return ownership.plain(dataclasses.asdict(work.recipe) | decides)
+
+
+def _new_record(
+    work: _Training, options: argparse.Namespace, identity: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "status": "running",
+        "steps": 0,
+        "seconds": 0.0,
         "command": shlex.join(["leaps-jax", *options.words]),
-        "recipe": dataclasses.asdict(recipe),
-        "versions": runs.versions(),
+        "recipe": dataclasses.asdict(work.recipe),
+        "identity": identity,
+        "versions": ownership.versions(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
-        "seconds": round(time.monotonic() - began, 1),
         "data": options.data,
-        "steps": report.step,
         "eval_data": options.eval_data,
+    }
+
+
+def _execute(
+    work: _Training, options: argparse.Namespace, record: dict[str, Any]
+) -> int:
+    """Trains from the last state on; saves states, and the checkpoint at the end."""
+    out, recipe = options.out, work.recipe
+    start = jax.device_get(training.init_state(work.model, work.data, recipe))
+    state = states.restore(out / _BEGUN / "states", start)
+    if state is None:
+        state = start
+        _save_state(out, record, state)  # before the work: is there room, and leave?
+    done, seconds = int(state.step), record["seconds"]
+    began = saved = time.monotonic()
+    report = None
+    with Steps("train", recipe.steps, done) as steps, interruptible() as stop:
+        if done:
+            steps.say(f"resuming {out} at step {done}")
+        evaluating = _Evaluating(steps, work.held_out)
+        of = (work.model, work.data, work.held_out, recipe)
+        reports = training.train(*of, progress=evaluating.update, state=state)
+        try:
+            for report in reports:
+                _show(steps, report)
+                now = time.monotonic()
+                record["seconds"] = round(seconds + now - began, 1)
+                if report.step == recipe.steps:
+                    break
+                if stop or now - saved > options.save_every:
+                    _save_state(out, record, jax.device_get(report.state))
+                    saved = time.monotonic()
+                if stop:
+                    break
+        except UserError as error:  # the loss is not finite
+            if report is None:
+                raise
+            _save_model(work, out, record | {"status": "failed"}, report)
+            held = f"{out} holds the weights of step {report.step}"
+            raise UserError(f"{error}; {held}") from None
+    assert report is not None
+    finished = report.step == recipe.steps
+    status = "finished" if finished else "stopped"
+    _save_model(work, out, record | {"status": status}, report)
+    print(f"wrote {out}; use it as --model {work.name}@{out}")
+    if finished:
+        shutil.rmtree(out / _BEGUN, ignore_errors=True)
+        return 0
+    stopped = f"stopped at step {report.step} of {recipe.steps}"
+    print(f"{stopped}; the same command resumes {out}", file=sys.stderr)
+    return 130
+
+
+def _show(steps: Steps, report: training.Report) -> None:
+    numbers = {"loss": report.loss, "train accuracy": report.train_accuracy}
+    steps.update(report.step, numbers)
+    if report.accuracy is not None:
+        steps.say(f"step {report.step}: accuracy {report.accuracy:.1%}")
+    if report.robust_accuracy is not None:
+        steps.say(f"under attack {report.robust_accuracy:.1%}")
+
+
+def _save_state(out: Path, record: dict[str, Any], state: training.TrainState) -> None:
+    record["steps"] = int(state.step)
+    states.save(out / _BEGUN / "states", record["steps"], state)
+    files.write_json(out / _BEGUN / "record.json", record)
+
+
+def _save_model(
+    work: _Training, out: Path, record: dict[str, Any], report: training.Report
+) -> None:
+    with Steps("moments", unit="clips", brief=True) as steps:
+        trained = training.with_moments(report.model, work.data, progress=steps.update)
+    record |= {
+        "steps": report.step,
         "accuracy": report.accuracy,
         "robust_accuracy": report.robust_accuracy,
     }
-    loading.save(trained, options.out, overwrite=options.overwrite, extra=record)
-    print(f"wrote {options.out}; use it as --model {name}@{options.out}")
-    if stop:
-        print(f"stopped at step {report.step} of {recipe.steps}", file=sys.stderr)
-        return 130
-    return 0
+    loading.save(trained, out, overwrite=True, extra=record)
 
 
 def _recipe(options: argparse.Namespace) -> training.Recipe:

@@ -1,6 +1,6 @@
 """Evaluates finished runs with the same judges.
 
->>> report = compare({"run/": runs.results(Path("run/"))}, judges)  # doctest: +SKIP
+>>> report = compare({"run/": folder.results(Path("run/"))}, judges)  # doctest: +SKIP
 >>> report["runs"]["run/"]["held_out"]["videos"]["top1"]            # doctest: +SKIP
 {'value': 0.87, 'low': 0.74, 'high': 0.96}
 """
@@ -12,7 +12,8 @@ from leaps_jax import evaluation
 from leaps_jax.evaluation.judges import Partners
 from leaps_jax.evaluation.tables import MEANINGS
 from leaps_jax.model import Model
-from leaps_jax.runs import folder as runs
+from leaps_jax.runs import ownership
+from leaps_jax.zoo.checkpoints import digest
 
 
 def compare(
@@ -40,7 +41,7 @@ def compare(
         done += 1
         progress(done)
 
-    digests = {name: runs.digest(model.variables) for name, model in judges.items()}
+    digests = {name: digest(model.variables) for name, model in judges.items()}
     found: dict[str, Any] = {}
     for name, run in finished.items():
         models = {key: run["settings"].get(key) for key in ("model", "verifier")}
@@ -54,7 +55,7 @@ def compare(
             marks=marks(run, judges, digests),
             progress=answered,
         )
-    return {"versions": runs.versions(), "meanings": MEANINGS, "runs": found}
+    return {"versions": ownership.versions(), "meanings": MEANINGS, "runs": found}
 
 
 def questions(

@@ -16,7 +16,6 @@ is saved between two calls of the compiled steps, where nothing else is in fligh
 """
 
 import contextlib
-import hashlib
 import json
 import re
 import shutil
@@ -25,23 +24,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
-import jaxlib
 import numpy as np
-import optax
 
 from leaps_jax import evaluation, files, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps, counted, interruptible
-from leaps_jax.runs import page, render
+from leaps_jax.runs import ownership, page, render
 from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.engine import NotFiniteError, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
 from leaps_jax.synthesis import Problem
 from leaps_jax.update import State
-from leaps_jax.version import __version__
 from leaps_jax.zoo import checkpoints, states
 
 _FILES = ["run.json", "metrics.jsonl", "videos.npz", "preview.mp4"]
@@ -159,7 +154,7 @@ def execute(
 
 
 def _check_same(first: dict[str, Any], identity: dict[str, Any]) -> None:
-    if changed := differences(first, identity):
+    if changed := ownership.differences(first, identity):
         raise UserError(
             f"process={jax.process_index()}: differs from process 0 in"
             f" {', '.join(changed)}; give all processes the same arguments"
@@ -191,18 +186,10 @@ def _digests(problem: Problem) -> dict[str, str | None]:
     """Digests: the same path may hold other pixels or weights tomorrow."""
     verifier = problem.verifier
     return {
-        "pixels of the stimuli": digest(problem.stimuli),
-        "weights of the model": digest(problem.model.variables),
-        "weights of the verifier": digest(verifier and verifier.variables),
+        "pixels of the stimuli": checkpoints.digest(problem.stimuli),
+        "weights of the model": checkpoints.digest(problem.model.variables),
+        "weights of the verifier": checkpoints.digest(verifier and verifier.variables),
     }
-
-
-def digest(tree: Any) -> str:
-    """Of the content of all arrays, by which `identity` in run.json knows weights."""
-    sha = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        sha.update(np.ascontiguousarray(leaf).tobytes())
-    return sha.hexdigest()
 
 
 def check(
@@ -228,16 +215,7 @@ def _identity(problem: Problem, settings: Mapping[str, Any]) -> dict[str, Any]:
     """All that makes two runs one, flat, as JSON would give it back."""
     compared = {k: v for k, v in settings.items() if k not in (*_BY_CONTENTS, "config")}
     compared |= settings.get("config", {}) | _digests(problem)
-    return json.loads(json.dumps(compared))
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """The keys with other values.
-
-    >>> differences({"steps": 5, "size": 32}, {"steps": 6, "size": 32})
-    ['steps']
-    """
-    return [k for k in {**a, **b} if a.get(k) != b.get(k)]
+    return ownership.plain(compared)
 
 
 def _held(
@@ -253,7 +231,7 @@ def _held(
     if names and (foreign or "run.json" not in names):
         what = f" (it holds {min(foreign)})" if foreign and folder.is_dir() else ""
         raise UserError(f"{out}: exists and is no run{what}; choose another folder")
-    check_links(folder)
+    ownership.check_links(folder)
     if not names:
         return None
     try:
@@ -269,21 +247,8 @@ def _held(
             what = "its run.json lists no files, so none of them is deleted"
             raise UserError(f"{out}: {what}; choose another folder")
         return None
-    if changed := differences(before, identity):
-        raise UserError(
-            f"{out}: holds another run (it differs in {', '.join(changed)}); choose"
-            " another folder or --overwrite"
-        )
+    ownership.check_same(folder, before, identity)
     return record
-
-
-def check_links(folder: Path) -> None:
-    """Raises UserError where a link in a folder would lead out of it."""
-    if folder.is_dir() and (link := files.first_link(folder)):
-        raise UserError(
-            f"out={str(folder)!r}: {link} is a link, which is not followed; remove it"
-            " or choose another folder"
-        )
 
 
 def _open(folder: Path, new: dict[str, Any], overwrite: bool) -> dict[str, Any]:
@@ -299,7 +264,7 @@ def _open(folder: Path, new: dict[str, Any], overwrite: bool) -> dict[str, Any]:
             "status": "running",
             "step": 0,
             **new,
-            "versions": versions(),
+            "versions": ownership.versions(),
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
             "processes": jax.process_count(),
@@ -326,18 +291,6 @@ def _forget(folder: Path) -> None:
     for part in ("videos", "state"):
         with contextlib.suppress(OSError):  # there is none, or others use it too
             (folder / part).rmdir()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    return {
-        "leaps_jax": __version__,
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-        "numpy": np.__version__,
-    }
 
 
 def _means(snapshot: Snapshot) -> dict[str, float]:

@@ -23,12 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from leaps_jax import files
 from leaps_jax.errors import UserError, listed
-from leaps_jax.model import ModelSpec
+from leaps_jax.model import ModelSpec, Moments
 
 FORMAT = 1
 #: In the order in which they are put in place: model.json says that all are there.
 _CONTENTS = ("variables", "moments.npz", "model.json")
+_PARTIAL = ".new-"  # begins the name of a folder in which a model is written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ def save_model(
     spec: ModelSpec,
     *,
     architecture: Mapping[str, Any],
-    moments: Mapping[str, tuple[Any, Any]] | None = None,
+    moments: Moments | None = None,
     extra: Mapping[str, Any] | None = None,
     half: bool = False,
     overwrite: bool = False,
@@ -99,7 +101,26 @@ def save_model(
     }
     was_there = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
+    try:
+        with files.locked(folder / ".model.lock") as free:
+            if not free:
+                raise UserError(f"out={str(folder)!r}: is being written; wait for that")
+            _put_in_place(folder, tree, moments, facts)
+    except BaseException:
+        if not was_there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    return folder
+
+
+def _put_in_place(
+    folder: Path, tree: Any, moments: Moments | None, facts: dict[str, Any]
+) -> None:
+    """Writes a model within its folder, then puts it in the place of another there."""
+    for left in folder.glob(f"{_PARTIAL}*"):  # by a kill
+        shutil.rmtree(left)
+    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
     try:
         with writing(folder), checkpointer() as orbax:
             orbax.save(partial / "variables", tree)
@@ -115,14 +136,8 @@ def save_model(
         for name in _CONTENTS:
             if (partial / name).exists():
                 (partial / name).rename(folder / name)
-    except BaseException:
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if not was_there:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
-    partial.rmdir()
-    return folder
 
 
 def check_vacant(folder: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -143,9 +158,10 @@ def check_vacant(folder: str | os.PathLike[str], overwrite: bool = False) -> Non
 
 
 def _foreign(folder: Path) -> bool:
-    """Whether a folder holds what `save_model` did not write."""
-    names = {path.name for path in folder.iterdir()}
-    return any(name[0] != "." for name in names.difference(_CONTENTS))
+    """Whether a folder without a model holds what `save_model` did not write."""
+    names = {path.name for path in folder.iterdir() if path.name[0] != "."}
+    killed = any(folder.glob(f"{_PARTIAL}*"))  # while it put a model in place
+    return bool(names.difference(_CONTENTS if killed else ()))
 
 
 def unwritable(path: Path) -> str | None:
@@ -162,6 +178,15 @@ def unwritable(path: Path) -> str | None:
 def is_model(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder was written by `save_model`."""
     return (Path(folder) / "model.json").is_file()
+
+
+def extra(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What else `save_model` was given; {} where there is no model to be read."""
+    try:
+        facts = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
+        return dict(facts["extra"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def load(folder: str | os.PathLike[str]) -> SavedModel:
@@ -290,7 +315,7 @@ def digest(tree: Any) -> str:
     """SHA-256 of the bytes of all arrays of a tree, in their order."""
     sha = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        sha.update(np.ascontiguousarray(leaf).view(np.uint8).reshape(-1))
+        sha.update(np.ascontiguousarray(leaf).view(np.uint8).reshape(-1).data)
     return sha.hexdigest()
 
 
@@ -306,7 +331,7 @@ def _plain(tree: Any) -> Any:
     return tree
 
 
-def _write_moments(path: Path, moments: Mapping[str, tuple[Any, Any]]) -> None:
+def _write_moments(path: Path, moments: Moments) -> None:
     arrays = {}
     for tap, (mean, variance) in moments.items():
         arrays[f"{tap}:mean"] = np.asarray(mean, np.float32)

@@ -22,7 +22,7 @@ _KEPT = 2
 
 
 def save(folder: str | os.PathLike[str], step: int, state: Any) -> None:
-    """Saves a state; those of later steps are forgotten, since they are done again.
+    """Saves a state; those of this step and later are forgotten: it is done again.
 
     Of several processes each saves the videos that it holds, to a file of its own;
     they must save the same steps.
@@ -34,8 +34,8 @@ def save(folder: str | os.PathLike[str], step: int, state: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     leaves = jax.tree.leaves(state)
     if count == 1:
-        for path in folder.iterdir():  # a kill may have left what Orbax began
-            if path.is_dir() and not _is_before(path, step):
+        for path in folder.iterdir():
+            if _is_begun(path) or path.name.isdecimal() and int(path.name) >= step:
                 shutil.rmtree(path)
         with writing(folder), checkpointer() as orbax:
             tree = {"leaves": leaves, "digest": _digest(leaves)}
@@ -76,11 +76,12 @@ def restore_videos(folder: str | os.PathLike[str], like: Any) -> Any | None:
       UserError: the folder holds a state of another shape, or lacks some video.
     """
     structure, wanted = jax.tree.structure(like), np.asarray(like.index)
+    count = len(jax.tree.leaves(like))
 
     def joined(parts: Iterator[list[Any]]) -> list[Any]:
         pieces = []
         for leaves in parts:
-            if len(leaves) == structure.num_leaves:
+            if len(leaves) == count:
                 chosen = np.isin(jax.tree.unflatten(structure, leaves).index, wanted)
                 pieces.append([leaf[chosen] for leaf in leaves])
         whole = [np.concatenate(leaf) for leaf in zip(*pieces, strict=True)]
@@ -141,8 +142,9 @@ def _wholes(folder: Path) -> list[int]:
     return sorted(steps, reverse=True)
 
 
-def _is_before(path: Path, step: int) -> bool:
-    return path.name.isdecimal() and int(path.name) < step
+def _is_begun(path: Path) -> bool:
+    """Whether a path is what a kill left of a state that Orbax was writing."""
+    return re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*", path.name) is not None
 
 
 def _leaves(path: Path) -> list[np.ndarray]:

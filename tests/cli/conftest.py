@@ -39,6 +39,8 @@ def small(name: str, classes=CLASSES, **fields) -> Model:
         lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32),
         zoo.variable_shapes(module),
     )
+    if statistics := variables.get("batch_stats"):  # no variance is negative
+        variables["batch_stats"] = jax.tree.map(np.abs, statistics)
     return Model(module, variables, spec)
 
 

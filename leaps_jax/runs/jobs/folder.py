@@ -25,7 +25,7 @@ import numpy as np
 
 from leaps_jax import files
 from leaps_jax.errors import UserError
-from leaps_jax.runs import folder as runs
+from leaps_jax.runs import ownership
 from leaps_jax.runs.jobs.table import Row, Shard
 from leaps_jax.zoo import checkpoints
 
@@ -52,7 +52,7 @@ class Folder:
             if self.path.is_file() or any(name[0] != "." for name in names):
                 raise UserError(f"{out}: exists and is no run; choose another folder")
         try:
-            runs.check_links(self.path)
+            ownership.check_links(self.path)
             for name in ("rows", "parts"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
             self.claim(weights)
@@ -68,13 +68,13 @@ class Folder:
         """
         out, file = f"out={str(self.path)!r}", self.path / "jobs.json"
         record: dict[str, Any] = {"identity": self._identity, "weights": {}}
-        record["versions"] = runs.versions()
+        record["versions"] = ownership.versions()
         with files.locked(self.path / ".jobs.lock", wait=True):
             try:
                 if file.exists():
                     record = json.loads(file.read_text())
                 held = dict(record["weights"])
-                changed = runs.differences(record["identity"], self._identity)
+                changed = ownership.differences(record["identity"], self._identity)
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise UserError(
                     f"{out}: jobs.json is damaged; choose another"
