@@ -33,15 +33,13 @@ def forget_compiled():
 
 @pytest.fixture(autouse=True)
 def optimized(request, monkeypatch):
-    """Where a test is marked so, programs are those of users."""
+    """Whether a test is marked to compile as users do."""
     marks = {mark.name for mark in request.node.iter_markers()}
-    if marks & {"heavy", "optimized"}:
-        monkeypatch.setenv(UNOPTIMIZED.upper(), "0")
-        jax.config.update(UNOPTIMIZED, False)
-        yield
-        jax.config.update(UNOPTIMIZED, True)
-    else:
-        yield
+    marked = not marks.isdisjoint({"heavy", "optimized"})
+    monkeypatch.setenv(UNOPTIMIZED.upper(), str(int(not marked)))
+    jax.config.update(UNOPTIMIZED, not marked)
+    yield marked
+    jax.config.update(UNOPTIMIZED, True)
 
 
 @pytest.fixture

@@ -67,7 +67,12 @@ def test_ci_runs_what_readme_tells():
     for line in ("pip install torch==2.13.0", "pip install -e '.[convert,tfds,test]'"):
         assert line in README and line.replace("install", "install -q") in ci
     tests = 'python -m pytest -n 2 -m "not heavy"'
-    assert tests in README and tests in ci
+    assert f"{tests}\n" in README and f"{tests}\n" in ci
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
+    (newest,) = re.findall(rf"^{tests} --ignore.*$", contributing, re.M)
+    assert newest in ci
+    assert "pip install -e '.[convert,test]'" in contributing
+    assert "pip install -q -e '.[convert,test]'" in ci
 
 
 def test_the_library_does_not_need_torch():

@@ -82,7 +82,7 @@ def clips(name: str) -> jax.Array:
 
 
 @functools.cache
-def observed(name: str, unoptimized: bool) -> checks.Observed:
+def observed(name: str, optimized: bool) -> checks.Observed:
     """What the network is everywhere but on a GPU."""
     return checks.observe(smallest(name).module, smallest(name).variables, clips(name))
 
@@ -97,9 +97,9 @@ RECOMPUTED = [
 
 
 @pytest.mark.parametrize("name", RECOMPUTED)
-def test_gradients_recomputed_blocks_and_bfloat16(name):
+def test_gradients_recomputed_blocks_and_bfloat16(name, optimized):
     network = (smallest(name).module, smallest(name).variables, clips(name))
-    plain = observed(name, jax.config.values["jax_disable_most_optimizations"])
+    plain = observed(name, optimized)
     assert plain.logits.shape == (2, 5)
     checks.assert_gradient_reaches_every_frame(plain.gradient, 1e-3)
     checks.assert_recomputing_changes_nothing(*network, plain)
@@ -118,9 +118,9 @@ def test_weights_of_numpy_can_be_constants_of_a_program(name):
 
 # of ViViT two: three tokens are too few for those that its attention fills up
 @pytest.mark.parametrize("name", [*FAMILIES.values(), "vivit_small"])
-def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, name):
+def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, optimized, name):
     network = (smallest(name).module, smallest(name).variables, clips(name))
-    plain = observed(name, jax.config.values["jax_disable_most_optimizations"])
+    plain = observed(name, optimized)
     request.getfixturevalue("on_a_gpu")
     # interpreting the kernel takes minutes, and test_convolutions does
     monkeypatch.setattr(depthwise, "fused", depthwise.shifted_products)
