@@ -214,9 +214,20 @@ def counted(
         steps.update(len(items))
 
 
+#: Those that ask a process to end: Ctrl-C, `kill`, and a terminal that is closed.
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)
+]
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[list[bool]]:
-    """Yields a list that becomes non-empty at the first Ctrl-C; the second raises."""
+    """Yields a list that becomes non-empty at the first signal that asks to end.
+
+    The second raises KeyboardInterrupt. Signals that are ignored (`nohup`) stay so.
+    """
     stop: list[bool] = []
 
     def handle(number, frame):
@@ -224,12 +235,10 @@ def interruptible() -> Iterator[list[bool]]:
             raise KeyboardInterrupt
         stop.append(True)
 
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not the main thread: no signals here
+    with contextlib.ExitStack() as stack:
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                with contextlib.suppress(ValueError):  # not the main thread
+                    previous = signal.signal(number, handle)
+                    stack.callback(signal.signal, number, previous)
         yield stop
-        return
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -1,7 +1,8 @@
 """The command `leaps-jax`.
 
 Exit codes: 0 for success, 2 for a mistake of the user's (one line that names the
-argument, its value and the remedy), 1 when a run failed, 130 after Ctrl-C.
+argument, its value and the remedy), 1 when a run or the machine failed, 130 after
+Ctrl-C, SIGTERM or SIGHUP.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from leaps_jax.cli import (
     memory,
     models,
     synthesize,
+    terminal,
     train,
 )
 from leaps_jax.errors import UserError
@@ -42,6 +44,19 @@ COMMANDS = (
 
 def main(words: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    with terminal.outlived():
+        code = _run(words)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            terminal.silence(sys.stdout)
+            if not isinstance(error, BrokenPipeError):
+                print(_failed(error), file=sys.stderr)
+            code = code or 1
+        return code
+
+
+def _run(words: list[str] | None) -> int:
     options = argparse.Namespace(command=None)
     try:
         parser = arguments.parser(*(command.add for command in COMMANDS))
@@ -66,8 +81,19 @@ def main(words: list[str] | None = None) -> int:
         print("leaps-jax: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        terminal.silence(sys.stdout)
         return 1
+    except OSError as error:
+        print(_failed(error), file=sys.stderr)
+        return 1
+
+
+def _failed(error: OSError) -> str:
+    """A fault of the machine, a full disk for example, in one line."""
+    what = " ".join(str(error.strerror or error).split())[:200]
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = "see to that, then start the same command again"
+    return f"leaps-jax: failed: {where}{what}; {remedy}"
 
 
 def turn_off_triton_gemm() -> None:

@@ -1,0 +1,57 @@
+"""A command outlives the terminal and the pipes that it was started with."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from leaps_jax.progress import SIGNALS
+
+
+@contextlib.contextmanager
+def outlived() -> Iterator[None]:
+    """Has a block not end because nobody reads what it says.
+
+    What cannot be written to standard error is dropped. The signals that end a process
+    raise KeyboardInterrupt, as Ctrl-C does, unless they are ignored (`nohup`).
+    """
+    with contextlib.ExitStack() as stack:
+        if sys.stderr is not None:
+            stack.enter_context(contextlib.redirect_stderr(_Dropping(sys.stderr)))
+        for number in SIGNALS:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                with contextlib.suppress(ValueError):  # not the main thread
+                    previous = signal.signal(number, signal.default_int_handler)
+                    stack.callback(signal.signal, number, previous)
+        yield
+
+
+def silence(stream: TextIO) -> None:
+    """Sends what a stream still holds, and all that follows, nowhere."""
+    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+class _Dropping:
+    """A stream that drops what its reader, or the disk, does not take."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            silence(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            silence(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
