@@ -28,6 +28,7 @@ from leaps_jax.actions import motions
 from leaps_jax.cli.main import turn_off_triton_gemm
 from leaps_jax.evaluation import metrics
 from leaps_jax.runs import contact_sheet
+from leaps_jax.terms import Objective
 
 CLASSES = motions.CLASSES
 PARTNERS = {"reversed": motions.REVERSED, "mirrored": motions.MIRRORED}
@@ -175,7 +176,8 @@ def run(
     labels = list(CLASSES) * len(seeds)
     began = time.monotonic()
     other = load(verifier) if verifier else None
-    videos = synthesize(load(model), clips, labels, other, config, objective, grown)
+    given = (load(model), clips, labels, other, config, objective)
+    videos = grow(*given) if grown else lj.synthesize(*given).videos
     seconds = time.monotonic() - began
     judges = dict.fromkeys([*options.judges, options.select])
     marks = {judge: mark(judge, model, verifier) for judge in judges}
@@ -207,15 +209,18 @@ def run(
     }
 
 
-def synthesize(model, clips, labels, verifier, config, objective, grown):
-    """The videos. `grown`: for a third of the steps each from 40 and 70 % of the frame.
+def grow(
+    model: lj.Model,
+    clips: np.ndarray,
+    labels: list[str],
+    verifier: lj.Model | None,
+    config: lj.Config,
+    objective: Objective,
+) -> np.ndarray:
+    """Videos that grow from the middle of a grey frame, in three equal parts of a run.
 
-    After A. Ghiasi et al., "Plug-In Inversion", ICML 2022: the picture starts in the
-    middle, grey around, and grows to the whole frame.
+    After A. Ghiasi et al., "Plug-In Inversion", ICML 2022.
     """
-    if not grown:
-        args = (model, clips, labels, verifier, config, objective)
-        return lj.synthesize(*args).videos
     state = None
     for part, share in enumerate((0.4, 0.7, 1.0), start=1):
         middle = in_the_middle(share, config)
@@ -225,7 +230,8 @@ def synthesize(model, clips, labels, verifier, config, objective, grown):
         for snapshot in synthesis.iterate(problem, state):
             if snapshot.step >= config.steps * part // 3:
                 break
-        state = snapshot.state()  # what was best of a smaller picture is not any more
+        state = snapshot.state()
+        # the best of a smaller picture is not compared with a larger one
         state = state.replace(best_loss=np.full_like(state.best_loss, np.inf))
     return synthesis.best_pixels(problem, snapshot.state())
 
@@ -240,7 +246,7 @@ def in_the_middle(share: float, config: lj.Config) -> parametrizations.Parametri
         window = (edge[:, None] * edge)[..., None]
         return 0.45 + window * (whole.decode(parameters, spec) - 0.45)
 
-    return parametrizations.Parametrization("fourier", whole.init, decode)
+    return parametrizations.Parametrization("middle", whole.init, decode)
 
 
 #: Studies of many settings, in which top-1 and motion energy are enough.
