@@ -226,8 +226,9 @@ def _held(
         raise UserError(f"{out}: {reason}; choose another folder")
     if not folder.exists():
         return None
-    names = [c.name for c in folder.iterdir()] if folder.is_dir() else [folder.name]
-    foreign = [name for name in names if name not in _CONTENTS and name[0] != "."]
+    paths = folder.iterdir() if folder.is_dir() else [folder]
+    names = [path.name for path in paths if path.name[0] != "."]
+    foreign = [name for name in names if name not in _CONTENTS]
     if names and (foreign or "run.json" not in names):
         what = f" (it holds {min(foreign)})" if foreign and folder.is_dir() else ""
         raise UserError(f"{out}: exists and is no run{what}; choose another folder")
