@@ -15,10 +15,12 @@ Files are replaced whole, so that a run killed at any moment can be resumed; the
 is saved between two calls of the compiled steps, where nothing else is in flight.
 """
 
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from leaps_jax import evaluation, files, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps, counted, interruptible
-from leaps_jax.runs import ownership, page, render
+from leaps_jax.runs import metrics, ownership, page, render
 from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.engine import NotFiniteError, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
@@ -39,7 +41,6 @@ from leaps_jax.zoo import checkpoints, states
 
 _CONTENTS = ["run.json", "metrics.jsonl", "videos.npz", "videos", "preview.mp4"]
 _CONTENTS += ["comparison.gif", "index.html", "state"]
-_LOG_EVERY = 10  # steps between two lines of metrics.jsonl
 
 
 def execute(
@@ -70,16 +71,39 @@ def execute(
       Ctrl-C.
 
     Raises:
-      UserError: the folder holds something else or cannot be written.
+      UserError: the folder holds something else, or another process works in it.
+      OSError: it cannot be written; the same call goes on from the last state.
       NotFiniteError: after the last good state was saved.
     """
-    identity, first = _identity(problem, settings), multihost.first()
+    identity = _identity(problem, settings)
     identities = multihost.exchange(identity)
     with multihost.together():
         _check_same(identities[0], identity)
-    record = multihost.on_first(lambda: _open(folder, settings, identity, overwrite))
-    if record["status"] == "finished":
-        return multihost.on_first(lambda: _judged(folder, problem, record, judges))
+    with contextlib.ExitStack() as lock:
+
+        def opened() -> dict[str, Any]:
+            _held(folder, identity, overwrite)  # refuses before anything is made
+            lock.enter_context(ownership.alone(folder))
+            return _open(folder, settings, identity, overwrite)
+
+        record = multihost.on_first(opened)
+        if record["status"] == "finished":
+            return multihost.on_first(lambda: _judged(folder, problem, record, judges))
+        how = (save_every, preview_every, programs)
+        return _run(folder, problem, record, judges, *how)
+
+
+def _run(
+    folder: Path,
+    problem: Problem,
+    record: dict[str, Any],
+    judges: Mapping[str, Model],
+    save_every: float,
+    preview_every: int,
+    programs: ExecutableCache | None,
+) -> dict[str, Any]:
+    """Does the steps that are not done, and writes the results."""
+    first = multihost.first()
     with multihost.together():
         if not (folder / "run.json").exists():
             raise UserError(
@@ -91,7 +115,7 @@ def execute(
         start = 0 if state is None else int(state.step[0])
         record |= {"status": "running", "step": start}
         if first:
-            _keep_lines(folder / "metrics.jsonl", start)
+            metrics.keep(folder / "metrics.jsonl", start)
             files.write_json(folder / "run.json", record)
 
     config, began = problem.config, time.monotonic()
@@ -105,7 +129,7 @@ def execute(
             for snapshot in synthesis.iterate(problem, state, programs=programs):
                 last = snapshot
                 if first:
-                    _log(folder / "metrics.jsonl", problem, snapshot)
+                    metrics.log(folder / "metrics.jsonl", problem, snapshot)
                 steps.update(snapshot.step, _means(snapshot))
                 done = snapshot.step == config.steps
                 length = len(snapshot.metrics["total"])
@@ -138,9 +162,8 @@ def execute(
         assert state is not None
         final = state
         record["status"] = "finished"
-    if first:
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        record["final"] = json.loads(lines[-1])
+    if first and (lines := metrics.read(folder / "metrics.jsonl")):
+        record["final"] = lines[-1]
     _write_results(folder, problem, final, record, judges)
     return record
 
@@ -219,7 +242,8 @@ def _held(
     if not folder.exists():
         return None
     names = [c.name for c in folder.iterdir()] if folder.is_dir() else [folder.name]
-    foreign = [name for name in names if name not in _CONTENTS and name[0] != "."]
+    names = [name for name in names if name[0] != "." or not folder.is_dir()]
+    foreign = [name for name in names if name not in _CONTENTS]
     if names and (foreign or "run.json" not in names):
         what = f" (it holds {min(foreign)})" if foreign and folder.is_dir() else ""
         raise UserError(f"{out}: exists and is no run{what}; choose another folder")
@@ -232,7 +256,19 @@ def _held(
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         raise UserError(f"{out}: run.json is damaged; use --overwrite") from None
     ownership.check_same(folder, before, identity)
+    if record["status"] == "finished" and not _has_videos(folder):
+        record["status"] = "running"
     return record
+
+
+def _has_videos(folder: Path) -> bool:
+    try:
+        with np.load(folder / "videos.npz") as arrays:
+            return "videos" in arrays and len(arrays["videos"]) > 0
+    except MemoryError:
+        raise
+    except Exception:  # a damaged zip raises many kinds
+        return False
 
 
 def _open(
@@ -242,74 +278,31 @@ def _open(
     held = _held(folder, identity, overwrite)
     if held is not None:
         return held
-    try:
-        if overwrite and record_path.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {
-            "status": "running",
-            "step": 0,
-            "settings": dict(settings),
-            "identity": identity,
-            "versions": ownership.versions(),
-            "device": jax.devices()[0].device_kind,
-            "devices": jax.device_count(),
-            "processes": jax.process_count(),
-            "seconds": 0.0,
-        }
-        files.write_json(record_path, record)
-    except OSError as error:
-        raise UserError(
-            f"out={str(folder)!r}: cannot be written ({error.strerror}); choose"
-            " another folder"
-        ) from error
+    if overwrite and record_path.exists():
+        for name in _CONTENTS:
+            path = folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    record = {
+        "status": "running",
+        "step": 0,
+        "settings": dict(settings),
+        "identity": identity,
+        "versions": ownership.versions(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "seconds": 0.0,
+    }
+    files.write_json(record_path, record)
     return record
 
 
 def _means(snapshot: Snapshot) -> dict[str, float]:
     """The mean over videos of every metric at the last step of the snapshot."""
     return {name: float(v[-1].mean()) for name, v in snapshot.metrics.items()}
-
-
-def _lines(problem: Problem, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    """What metrics.jsonl tells of the steps of a snapshot."""
-    weights = problem.objective.weights
-    first = snapshot.step - len(snapshot.metrics["total"]) + 1
-    for row, total in enumerate(snapshot.metrics["total"]):
-        step = first + row
-        if step % _LOG_EVERY and step != snapshot.step:
-            continue
-        raw = {name: snapshot.metrics[name][row] for name in weights}
-        yield {
-            "step": step,
-            "total": _rounded(total),
-            "confidence": _rounded(snapshot.metrics["confidence"][row]),
-            "gradient": _rounded(snapshot.metrics["gradient"][row]),
-            "raw": {name: _rounded(v) for name, v in raw.items()},
-            "weighted": {n: _rounded(weights[n] * v) for n, v in raw.items()},
-        }
-
-
-def _rounded(values: np.ndarray) -> list[float]:
-    return [float(f"{v:.6g}") for v in values]
-
-
-def _log(path: Path, problem: Problem, snapshot: Snapshot) -> None:
-    files.append_json_lines(path, _lines(problem, snapshot))
-
-
-def _keep_lines(path: Path, step: int) -> None:
-    """Drops the lines after `step`: their steps will be done again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:  # cut short by a kill
-            continue
-    files.write(path, "".join(kept))
 
 
 def _write_results(
@@ -394,6 +387,6 @@ def results(folder: Path) -> dict[str, Any]:
         return found | {
             "saved": page.read_videos(folder, found["classes"], found["videos"])
         }
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         what = "holds no finished run; give a folder that synthesize wrote"
         raise UserError(f"run={str(folder)!r}: {what}") from None
