@@ -20,7 +20,8 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from leaps_jax import evaluation, files, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps, counted, interruptible
-from leaps_jax.runs import ownership, page, render
+from leaps_jax.runs import metrics, ownership, page, render
 from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.engine import NotFiniteError, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
@@ -45,7 +46,6 @@ _CONTENTS = [*_FILES, "videos", "state"]
 #: A video, and a state of one process, of several, or that a kill has left half.
 _VIDEO = r"videos/[0-9]{3,}_[^/]+\.mp4"
 _STATE = r"[0-9]+(-[0-9]+-of-[0-9]+\.npz|\.orbax-checkpoint-tmp.*)?"
-_LOG_EVERY = 10  # steps between two lines of metrics.jsonl
 
 
 def execute(
@@ -76,18 +76,41 @@ def execute(
       Ctrl-C.
 
     Raises:
-      UserError: the folder holds something else or cannot be written.
+      UserError: the folder holds something else, or another process works in it.
+      OSError: it cannot be written; the same call goes on from the last state.
       NotFiniteError: after the last good state was saved.
     """
-    identity, first = _identity(problem, settings), multihost.first()
+    identity = _identity(problem, settings)
     identities = multihost.exchange(identity)
     with multihost.together():
         _check_same(identities[0], identity)
     listed = _FILES + page.video_files(problem)
     new = {"settings": dict(settings), "identity": identity, "files": listed}
-    record = multihost.on_first(lambda: _open(folder, new, overwrite))
-    if record["status"] == "finished":
-        return multihost.on_first(lambda: _judged(folder, problem, record, judges))
+    with contextlib.ExitStack() as lock:
+
+        def opened() -> dict[str, Any]:
+            _held(folder, identity, overwrite)  # refuses before anything is made
+            lock.enter_context(ownership.alone(folder))
+            return _open(folder, new, overwrite)
+
+        record = multihost.on_first(opened)
+        if record["status"] == "finished":
+            return multihost.on_first(lambda: _judged(folder, problem, record, judges))
+        how = (save_every, preview_every, programs)
+        return _run(folder, problem, record, judges, *how)
+
+
+def _run(
+    folder: Path,
+    problem: Problem,
+    record: dict[str, Any],
+    judges: Mapping[str, Model],
+    save_every: float,
+    preview_every: int,
+    programs: ExecutableCache | None,
+) -> dict[str, Any]:
+    """Does the steps that are not done, and writes the results."""
+    first = multihost.first()
     with multihost.together():
         if not (folder / "run.json").exists():
             raise UserError(
@@ -99,7 +122,7 @@ def execute(
         start = 0 if state is None else int(state.step[0])
         record |= {"status": "running", "step": start}
         if first:
-            _keep_lines(folder / "metrics.jsonl", start)
+            metrics.keep(folder / "metrics.jsonl", start)
             files.write_json(folder / "run.json", record)
 
     config, began = problem.config, time.monotonic()
@@ -113,7 +136,7 @@ def execute(
             for snapshot in synthesis.iterate(problem, state, programs=programs):
                 last = snapshot
                 if first:
-                    _log(folder / "metrics.jsonl", problem, snapshot)
+                    metrics.log(folder / "metrics.jsonl", problem, snapshot)
                 steps.update(snapshot.step, _means(snapshot))
                 done = snapshot.step == config.steps
                 length = len(snapshot.metrics["total"])
@@ -146,9 +169,8 @@ def execute(
         assert state is not None
         final = state
         record["status"] = "finished"
-    if first:
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        record["final"] = json.loads(lines[-1])
+    if first and (lines := metrics.read(folder / "metrics.jsonl")):
+        record["final"] = lines[-1]
     _write_results(folder, problem, final, record, judges)
     return record
 
@@ -227,7 +249,7 @@ def _held(
     if not folder.exists():
         return None
     paths = folder.iterdir() if folder.is_dir() else [folder]
-    names = [path.name for path in paths if path.name[0] != "."]
+    names = [path.name for path in paths if path == folder or path.name[0] != "."]
     foreign = [name for name in names if name not in _CONTENTS]
     if names and (foreign or "run.json" not in names):
         what = f" (it holds {min(foreign)})" if foreign and folder.is_dir() else ""
@@ -249,7 +271,19 @@ def _held(
             raise UserError(f"{out}: {what}; choose another folder")
         return None
     ownership.check_same(folder, before, identity)
+    if record["status"] == "finished" and not _has_videos(folder):
+        record["status"] = "running"
     return record
+
+
+def _has_videos(folder: Path) -> bool:
+    try:
+        with np.load(folder / "videos.npz") as arrays:
+            return "videos" in arrays and len(arrays["videos"]) > 0
+    except MemoryError:
+        raise
+    except Exception:  # a damaged zip raises many kinds
+        return False
 
 
 def _open(folder: Path, new: dict[str, Any], overwrite: bool) -> dict[str, Any]:
@@ -257,26 +291,19 @@ def _open(folder: Path, new: dict[str, Any], overwrite: bool) -> dict[str, Any]:
     held = _held(folder, new["identity"], overwrite)
     if held is not None:
         return held | {"files": new["files"]}  # earlier versions listed none
-    try:
-        if overwrite and record_path.exists():
-            _forget(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {
-            "status": "running",
-            "step": 0,
-            **new,
-            "versions": ownership.versions(),
-            "device": jax.devices()[0].device_kind,
-            "devices": jax.device_count(),
-            "processes": jax.process_count(),
-            "seconds": 0.0,
-        }
-        files.write_json(record_path, record)
-    except OSError as error:
-        raise UserError(
-            f"out={str(folder)!r}: cannot be written ({error.strerror}); choose"
-            " another folder"
-        ) from error
+    if overwrite and record_path.exists():
+        _forget(folder)
+    record = {
+        "status": "running",
+        "step": 0,
+        **new,
+        "versions": ownership.versions(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "seconds": 0.0,
+    }
+    files.write_json(record_path, record)
     return record
 
 
@@ -297,47 +324,6 @@ def _forget(folder: Path) -> None:
 def _means(snapshot: Snapshot) -> dict[str, float]:
     """The mean over videos of every metric at the last step of the snapshot."""
     return {name: float(v[-1].mean()) for name, v in snapshot.metrics.items()}
-
-
-def _lines(problem: Problem, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    """What metrics.jsonl tells of the steps of a snapshot."""
-    weights = problem.objective.weights
-    first = snapshot.step - len(snapshot.metrics["total"]) + 1
-    for row, total in enumerate(snapshot.metrics["total"]):
-        step = first + row
-        if step % _LOG_EVERY and step != snapshot.step:
-            continue
-        raw = {name: snapshot.metrics[name][row] for name in weights}
-        yield {
-            "step": step,
-            "total": _rounded(total),
-            "confidence": _rounded(snapshot.metrics["confidence"][row]),
-            "gradient": _rounded(snapshot.metrics["gradient"][row]),
-            "raw": {name: _rounded(v) for name, v in raw.items()},
-            "weighted": {n: _rounded(weights[n] * v) for n, v in raw.items()},
-        }
-
-
-def _rounded(values: np.ndarray) -> list[float]:
-    return [float(f"{v:.6g}") for v in values]
-
-
-def _log(path: Path, problem: Problem, snapshot: Snapshot) -> None:
-    files.append_json_lines(path, _lines(problem, snapshot))
-
-
-def _keep_lines(path: Path, step: int) -> None:
-    """Drops the lines after `step`: their steps will be done again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:  # cut short by a kill
-            continue
-    files.write(path, "".join(kept))
 
 
 def _write_results(
@@ -422,6 +408,6 @@ def results(folder: Path) -> dict[str, Any]:
         return found | {
             "saved": page.read_videos(folder, found["classes"], found["videos"])
         }
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         what = "holds no finished run; give a folder that synthesize wrote"
         raise UserError(f"run={str(folder)!r}: {what}") from None

@@ -6,6 +6,7 @@ models, runs or classes.
 >>> write_video("out.mp4", grid(result.videos), fps=8)  # doctest: +SKIP
 """
 
+import errno
 import math
 import os
 import re
@@ -32,6 +33,7 @@ def write_video(path: str | os.PathLike[str], video: np.ndarray, fps: float) -> 
 
     Raises:
       UserError: the extension, the video or the rate is wrong, or encoding fails.
+      OSError: the disk is full.
 
     >>> write_video("grey.mp4", np.full((8, 64, 64, 3), 0.5), 8)  # doctest: +SKIP
     """
@@ -59,6 +61,8 @@ def write_video(path: str | os.PathLike[str], video: np.ndarray, fps: float) -> 
         files.write(path, encode, suffix=path.suffix.lower())
     except (OSError, RuntimeError, ValueError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        if os.strerror(errno.ENOSPC) in why:  # the fault of the machine
+            raise OSError(errno.ENOSPC, why, str(path)) from None
         what = f"the video cannot be written ({why})"
         raise UserError(f"path={str(path)!r}: {what}; check the folder") from None
 

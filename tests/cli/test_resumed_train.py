@@ -241,10 +241,12 @@ def test_a_class_that_is_not_utf_8_is_refused_at_once(clips, tmp_path, capsys):
 
 
 def killed(clips: Path, out: Path, seconds: float) -> bool:
-    """Kills a training after some time, True where it was still at work."""
+    """Kills a training that long after its first write; True where it was at work."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words(clips, out)], stderr=subprocess.DEVNULL
     )
+    while process.poll() is None and not (out / ".training").exists():
+        time.sleep(0.01)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -257,12 +259,8 @@ def killed(clips: Path, out: Path, seconds: float) -> bool:
 )
 def test_killed_at_any_moment(clips, whole, tmp_path, moments):
     out = tmp_path / "out"
-    rng = np.random.default_rng(moments)
-    began = time.monotonic()
-    assert not killed(clips, tmp_path / "other", 600)
-    lasts = time.monotonic() - began
-    for _ in range(moments):
-        if not killed(clips, out, rng.uniform(0.3, 1) * lasts):
+    for seconds in np.random.default_rng(moments).uniform(0, 4, moments):
+        if not killed(clips, out, seconds):
             assert result(out) == whole
             out = out.with_name(f"{out.name}+")
     assert not killed(clips, out, 600)

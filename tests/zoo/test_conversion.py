@@ -11,6 +11,7 @@ import tracemalloc
 import zipfile
 
 import flax.serialization
+import flax.traverse_util
 import jax
 import numpy as np
 import published
@@ -369,6 +370,22 @@ def test_one_line_lists_every_mismatch():
     assert "classifier.weight and fc.weight" in text
 
 
+@pytest.mark.parametrize(
+    ("key", "tensor", "words"),
+    [
+        ("fc.bias", np.array([1, np.nan]), "not finite: params/classifier/bias"),
+        ("fc.bias", np.array([1, -np.inf]), "not finite"),
+        ("fc.bias", np.array([True, False]), "not floating-point"),
+        ("fc.bias", np.array([1, 2]), "not floating-point"),
+        ("bn.running_var", np.full(3, -1.0), "negative variances"),
+    ],
+)
+def test_tensors_that_no_training_made(key, tensor, words):
+    with pytest.raises(UserError, match=f"{words}.*give trained weights") as error:
+        rules.convert_tensors(TOY_SOURCE | {key: tensor}, TOY, TOY_TARGET)
+    one_line(error)
+
+
 def test_long_lists_are_cut():
     source = dict(TOY_SOURCE, **{f"extra{i}": np.zeros(1) for i in range(25)})
     with pytest.raises(UserError, match="25 tensors unknown: .* and 15 more"):
@@ -464,6 +481,65 @@ def test_a_folder_is_not_overwritten_by_accident(tmp_path, model):
     with pytest.raises(UserError, match="no model's folder"):
         loading.save(model, other, overwrite=True)
     assert (other / "cat.png").exists()
+
+
+def test_every_flipped_bit_of_the_weights_is_seen(tmp_path, model):
+    folder = loading.save(model, tmp_path / "m")
+    before = checkpoints.digest(model.variables)
+    files = [p for p in (folder / "variables").rglob("d/*") if p.stat().st_size]
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(12):
+        path = files[rng.integers(len(files))]
+        whole = path.read_bytes()
+        content = bytearray(whole)
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        try:
+            found = checkpoints.load(folder).variables
+            assert checkpoints.digest(found) == before  # what nothing reads
+        except UserError as error:
+            assert "make the checkpoint again" in str(error)
+            refused += 1
+        path.write_bytes(whole)
+    assert refused >= 6
+
+
+@pytest.mark.parametrize(
+    ("leaf", "value", "words"),
+    [
+        ("params/classifier/bias", np.nan, "not finite: params/classifier/bias"),
+        ("params/classifier/kernel", np.inf, "not finite"),
+        ("batch_stats/stem/norm/var", -1.0, "negative variances"),
+    ],
+)
+def test_values_that_no_weights_have(tmp_path, model, leaf, value, words):
+    tensors = {
+        k: np.array(v) for k, v in checkpoints.flat_tensors(model.variables).items()
+    }
+    tensors[leaf].flat[0] = value
+    variables = flax.traverse_util.unflatten_dict(tensors, sep="/")
+    with pytest.raises(UserError, match=words):
+        loading.save(dataclasses.replace(model, variables=variables), tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_checkpoint_that_cannot_be_replaced_stays(tmp_path, model, monkeypatch):
+    folder = loading.save(model, tmp_path / "m", extra={"number": 1})
+    (folder / "notes.txt").write_text("mine")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(checkpoints, "_write_moments", full)
+        moments = {"a": (np.zeros(1), np.ones(1))}
+        other = dataclasses.replace(model, moments=moments)
+        loading.save(other, folder, extra={"number": 2}, overwrite=True)
+    assert checkpoints.load(folder).extra == {"number": 1}
+    loading.save(model, folder, extra={"number": 3}, overwrite=True)
+    assert checkpoints.load(folder).extra == {"number": 3}
+    names = {"model.json", "variables", "notes.txt"}
+    assert {path.name for path in folder.iterdir()} == names
 
 
 def test_wrong_checkpoints(tmp_path, model):
