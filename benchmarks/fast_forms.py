@@ -34,6 +34,7 @@ MODULES = (
     "linear",
     "normalization",
     "pooling",
+    "resize",
     "window_attention",
 )
 OTHERS = {

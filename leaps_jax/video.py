@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax.errors import UserError
+from leaps_jax.kernels.resize import resize
 from leaps_jax.model import ModelSpec
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
@@ -109,6 +110,5 @@ def fit(
         else:
             video = video[:, chosen]
     if (h, w) != (size, size):
-        shape = (*video.shape[:2], size, size, video.shape[-1])
-        video = jax.image.resize(video, shape, "linear", precision=precision)
+        video = resize(video, (size, size), precision)
     return video

@@ -4,8 +4,9 @@ A synthesis compares the moments of what enters every norm, so an operation retu
 those of its input beside the normalised tensor. The plain forms are the definition. XLA
 for GPUs would read the input again for the norm and for each moment; there a norm is
 one kernel with its moments and with the activation that follows it, and the gradient of
-a layer norm another. tests/kernels/test_normalization.py holds the kernels,
-interpreted, against the plain forms.
+a layer norm another, with that of the residual that its input is.
+tests/kernels/test_normalization.py holds the kernels, interpreted, against the plain
+forms.
 """
 
 import functools
@@ -36,7 +37,7 @@ def layer_norm(
     bias: jax.Array,
     epsilon: float,
     mask: np.ndarray | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(x - mean) / sqrt(var + epsilon) * scale + bias along the last axis.
 
     Args:
@@ -47,7 +48,8 @@ def layer_norm(
       mask: (...), the positions whose mean is returned; all if None.
 
     Returns:
-      The normalised tensor, and the mean of `x` over positions, (b, c) in float32.
+      `x` for other uses, whose gradient is then added in the kernel of this one; the
+      normalised tensor; and the mean of `x` over positions, (b, c) in float32.
     """
     n = math.prod(x.shape[1:-1])
     mask = np.ones(n) if mask is None else mask.reshape(n)
@@ -57,12 +59,12 @@ def layer_norm(
 
 def plain_layer_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, share: jax.Array, epsilon: float
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`layer_norm`, given the share of each position in the mean."""
     y, _ = _standardized(x.astype(jnp.float32), epsilon)
     positions = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
     mean = (positions * share[:, None]).sum(1)
-    return (y * scale + bias).astype(x.dtype), mean
+    return x, (y * scale + bias).astype(x.dtype), mean
 
 
 def _standardized(x, epsilon, c=None, real=True):
@@ -85,7 +87,7 @@ def _layer_norm(x, scale, bias, share, epsilon):
         y, (mean,) = _by_position(
             forward, [x], vectors, per_position=[share], sums=1, name="layer_norm"
         )
-        return y, mean
+        return x, y, mean
 
     plain = functools.partial(plain_layer_norm, epsilon=epsilon)
     return dispatch.by_platform(plain, gpu=fused)(x, scale, bias, share)
@@ -103,27 +105,28 @@ def _trained(*weights):
 
 def _layer_norm_backward(epsilon, saved, gradients):
     saved, trained = saved
-    of_y, of_mean = (
+    of_residual, of_y, of_mean = (
         [] if isinstance(gradient, SymbolicZero) else [gradient]
         for gradient in gradients
     )
     of_y = of_y or [jnp.zeros_like(saved[0])]
 
-    def fused(saved, of_y, of_mean):
+    def fused(saved, of_residual, of_y, of_mean):
         x, scale, _, share = saved
 
-        def backward(c, real, x, gradient, scale, *rest):
-            *of_mean, share = rest
+        def backward(c, real, x, gradient, *rest):
+            of_residual, (scale, *of_mean, share) = rest[:-others], rest[-others:]
             y, factor = _standardized(x, epsilon, c, real)
             gradient *= scale
             along = (gradient * y).sum(-1, keepdims=True) / c
             mean = gradient.sum(-1, keepdims=True) / c
             of_x = factor * (gradient - mean - along * y)
-            return sum([mean * share for mean in of_mean], of_x), ()
+            return sum([*of_residual, *(mean * share for mean in of_mean)], of_x), ()
 
+        others = 2 + len(of_mean)
         of_x, _ = _by_position(
             backward,
-            [x, *of_y],
+            [x, *of_y, *of_residual],
             [scale],
             per_video=of_mean,
             per_position=[share],
@@ -131,20 +134,21 @@ def _layer_norm_backward(epsilon, saved, gradients):
         )
         return of_x
 
-    def plain(saved, of_y, of_mean):
+    def plain(saved, of_residual, of_y, of_mean):
         x, *rest = saved
         form = functools.partial(plain_layer_norm, epsilon=epsilon)
         outputs, transpose = jax.vjp(lambda x: form(x, *rest), x)
-        found = zip((of_y, of_mean), outputs, strict=True)
+        found = zip((of_residual, of_y, of_mean), outputs, strict=True)
         (of_x,) = transpose(tuple(g[0] if g else jnp.zeros_like(y) for g, y in found))
         return of_x
 
-    of_x = dispatch.by_platform(plain, gpu=fused)(saved, of_y, of_mean)
+    run = dispatch.by_platform(plain, gpu=fused)
+    of_x = run(saved, of_residual, of_y, of_mean)
     if trained is None:
         return of_x, None, None, None
     x, scale, bias, share = saved
     _, transpose = jax.vjp(
-        lambda *of: plain_layer_norm(x, *of, share, epsilon)[0], scale, bias
+        lambda *of: plain_layer_norm(x, *of, share, epsilon)[1], scale, bias
     )
     return of_x, *transpose(*of_y), None
 

@@ -151,16 +151,26 @@ class LayerNorm(NormLayer, nn.Module):
     def output(self, y: jax.Array) -> jax.Array:
         return y
 
-    @nn.compact
     def __call__(self, x: jax.Array, tapped: Selection | None = None) -> jax.Array:
         """Maps (b, ..., c) to the same shape; a tap shows all tokens by default."""
+        return self.with_residual(x, tapped)[1]
+
+    @nn.compact
+    def with_residual(
+        self, x: jax.Array, tapped: Selection | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """`x`, and its norm.
+
+        A GPU adds the gradients of both in one kernel if the first is what is added to
+        a function of the second.
+        """
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
         mask = tapped.mask if tapped else None
-        y, mean = layer_norm(x, scale, bias, self.epsilon, mask)
+        x, y, mean = layer_norm(x, scale, bias, self.epsilon, mask)
         self.record_moments((jnp.zeros_like(mean[0]), mean))
         self.observe(tapped.select(x) if tapped else x)
-        return self.output(y)
+        return x, self.output(y)
 
 
 class QueriesKeysValues(nn.Module):

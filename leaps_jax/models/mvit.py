@@ -73,7 +73,8 @@ class Block(nn.Module):
             )(normed)
 
         steps, stride = self.grid[0], (1, self.stride, self.stride)
-        y = LayerNorm(time_axis=1, time_steps=steps, name="norm")(x)
+        norm = functools.partial(LayerNorm, time_axis=1, time_steps=steps)
+        x, y = norm(name="norm").with_residual(x)
         attended = self.attention(name="attention")(y)
         x = widened(x, y, attended.shape[-1])
         if self.stride > 1:
@@ -82,7 +83,7 @@ class Block(nn.Module):
             )
             x = over_grid(pool, x, self.grid, class_tokens=1)
         x += attended
-        y = LayerNorm(time_axis=1, time_steps=steps, name="mlp_norm")(x)
+        x, y = norm(name="mlp_norm").with_residual(x)
         mlp = Mlp(4 * x.shape[-1], self.width, dtype=self.dtype, name="mlp")
         return widened(x, y, self.width) + mlp(y)
 

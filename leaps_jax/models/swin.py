@@ -114,11 +114,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = norm(name="norm")(x)
+        x, y = norm(name="norm").with_residual(x)
         x = x + WindowAttention(
             self.heads, self.window, self.shift, self.dtype, name="attention"
         )(y)
-        y = norm(name="mlp_norm")(x)
+        x, y = norm(name="mlp_norm").with_residual(x)
         return x + Mlp(4 * x.shape[-1], dtype=self.dtype, name="mlp")(y)
 
 

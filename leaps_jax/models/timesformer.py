@@ -86,12 +86,14 @@ class Block(nn.Module):
         _, token = np.indices(x.shape[1:3])
         is_class = token[:, :, None] == 0
         patches = Selection(lambda x: x[:, :, 1:length], (token > 0) & (token < length))
-        y = LayerNorm(time_axis=1, name="temporal_norm")(x, patches)
+        norm = LayerNorm(time_axis=1, name="temporal_norm")
+        x, y = norm.with_residual(x, patches)
         attention = TemporalAttention(self.heads, self.dtype, name="temporal_attention")
         y = attention(y, LinearParameters(name="temporal_dense")(c))
         x = x + jnp.where(is_class, 0, y)  # class tokens are outside of time
 
-        y = LayerNorm(time_axis=1, name="norm")(x, first_tokens(length, x.shape))
+        norm = LayerNorm(time_axis=1, name="norm")
+        x, y = norm.with_residual(x, first_tokens(length, x.shape))
         y = Attention(self.heads, self.dtype, name="attention")(y, length=length)
         # the class token is the mean of its copies, which attended to one frame each
         mean = y[:, :, :1].mean(1, keepdims=True, dtype=jnp.float32).astype(y.dtype)
@@ -100,7 +102,8 @@ class Block(nn.Module):
         mean = jnp.pad(mean, [(0, 0), (0, 0), (0, x.shape[2] - 1), (0, 0)])
         x = x + jnp.where(is_class, 0, y) + mean
 
-        y = LayerNorm(name="mlp_norm")(x, sequence(self.places, x.shape))
+        norm = LayerNorm(name="mlp_norm")
+        x, y = norm.with_residual(x, sequence(self.places, x.shape))
         return x + Mlp(self.hidden, dtype=self.dtype, name="mlp")(y)
 
 

@@ -64,10 +64,10 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens (b, t, length + padding, c) to the same shape."""
         real = first_tokens(self.length, x.shape)
-        y = Norm(time_axis=1, name="norm")(x, real)
+        x, y = Norm(time_axis=1, name="norm").with_residual(x, real)
         attention = Attention(self.heads, self.dtype, name="attention")
         x = x + attention(y, length=self.length)
-        y = Norm(time_axis=1, name="mlp_norm")(x, real)
+        x, y = Norm(time_axis=1, name="mlp_norm").with_residual(x, real)
         return x + Mlp(self.dtype, name="mlp")(y)
 
 

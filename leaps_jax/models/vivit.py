@@ -73,9 +73,9 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         norm = functools.partial(LayerNorm, time_axis=1, time_steps=self.steps)
         real = first_tokens(self.length, x.shape)
-        y = norm(name="norm")(x, real)
+        x, y = norm(name="norm").with_residual(x, real)
         x = x + Attention(self.heads, self.dtype, name="attention")(y, self.length)
-        y = norm(name="mlp_norm")(x, real)
+        x, y = norm(name="mlp_norm").with_residual(x, real)
         return x + Mlp(self.hidden, tanh_gelu=True, dtype=self.dtype, name="mlp")(y)
 
 

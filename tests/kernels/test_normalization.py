@@ -41,7 +41,7 @@ def test_layer_norm_of_a_gpu(few_programs, shape, some):
     # far from zero, as what enters late norms is
     of = 10 + drawn(0, *shape), drawn(1, shape[-1]), drawn(2, shape[-1])
     mask = np.random.default_rng(0).random(shape[1:-1]) > 0.5 if some else None
-    gradients = drawn(3, *shape), drawn(4, shape[0], shape[-1])
+    gradients = drawn(5, *shape), drawn(3, *shape), drawn(4, shape[0], shape[-1])
 
     def form(*of):
         return normalization.layer_norm(*of, 1e-6, mask)
@@ -51,10 +51,10 @@ def test_layer_norm_of_a_gpu(few_programs, shape, some):
         where = None if mask is None else mask[..., None]
         centred = x - x.mean(-1, keepdims=True)
         y = centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
-        return y * scale + bias, x.mean(axes, where=where)
+        return x, y * scale + bias, x.mean(axes, where=where)
 
     assert_same(form, plain, of, gradients)
-    assert_same(lambda *of: form(*of)[0], lambda *of: plain(*of)[0], of, gradients[0])
+    assert_same(lambda *of: form(*of)[1], lambda *of: plain(*of)[1], of, gradients[1])
 
 
 @pytest.mark.parametrize(
