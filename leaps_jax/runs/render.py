@@ -1,7 +1,7 @@
 """Videos as files to look at: H.264 and GIF, grids, and names for the files.
 
-Writes media through mediapy, imported only when a file is written; knows nothing of
-models, runs or classes.
+Writes media through FFmpeg; imageio-ffmpeg, which has one, is imported only when a file
+is written. Knows nothing of models, runs or classes.
 
 >>> write_video("out.mp4", grid(result.videos), fps=8)  # doctest: +SKIP
 """
@@ -9,14 +9,18 @@ models, runs or classes.
 import math
 import os
 import re
+import subprocess
 import unicodedata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from leaps_jax import files
 from leaps_jax.errors import UserError
+
+# One palette of 256 colours for all frames of a GIF.
+_PALETTE = "split[s0][s1];[s0]palettegen[p];[s1][p]paletteuse"
 
 
 def write_video(path: str | os.PathLike[str], video: np.ndarray, fps: float) -> None:
@@ -44,15 +48,15 @@ def write_video(path: str | os.PathLike[str], video: np.ndarray, fps: float) -> 
     if reason := can_write():
         raise UserError(f"path={str(path)!r}: {reason}")
     if path.suffix.lower() == ".gif":
-        options: dict[str, Any] = {"codec": "gif", "ffmpeg_args": ["-loop", "0"]}
+        options = ["-vf", _PALETTE, "-c:v", "gif", "-f", "gif", "-loop", "0"]
     else:
         _, h, w, _ = frames.shape
         frames = np.pad(frames, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
-        options = {"codec": "h264", "crf": 16, "encoded_format": "yuv420p"}
-        options["ffmpeg_args"] = ["-movflags", "+faststart"]  # plays while it loads
+        options = ["-c:v", "h264", "-crf", "16", "-pix_fmt", "yuv420p"]
+        options += ["-f", "mp4", "-movflags", "+faststart"]  # plays while it loads
 
     def encode(file: BinaryIO) -> None:
-        _mediapy().write_video(Path(file.name), frames, fps=fps, **options)
+        _encode(file.name, frames, fps, options)
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,9 +74,9 @@ def can_write() -> str | None:
     ...     print(f"no .mp4 files: {reason}")
     """
     try:
-        _mediapy()
+        _ffmpeg()
     except ImportError as error:
-        remedy = "pip install mediapy 'imageio-ffmpeg<0.8'"
+        remedy = "pip install imageio-ffmpeg"
         return f"writing videos needs {error.name}; {remedy}"
     except RuntimeError as error:  # imageio-ffmpeg without a binary for this machine
         return f"no ffmpeg ({str(error).splitlines()[0]}); set IMAGEIO_FFMPEG_EXE"
@@ -136,16 +140,29 @@ def safe_name(name: str) -> str:
     >>> safe_name("playing guitar (indoors)/solo")
     'playing_guitar_indoors_solo'
     """
-    kept = re.sub(r"\W+", "_", unicodedata.normalize("NFC", name))
-    return kept[:60].strip("_") or "unnamed"
+    kept = re.sub(r"\W+", "_", unicodedata.normalize("NFC", name))[:60]
+    # File systems count bytes: 255, with what is put before and after.
+    kept = kept.encode()[:120].decode(errors="ignore")
+    return kept.strip("_") or "unnamed"
 
 
-def _mediapy() -> Any:
+def _ffmpeg() -> str:
     import imageio_ffmpeg
-    import mediapy
 
-    mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
-    return mediapy
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def _encode(name: str, frames: np.ndarray, fps: float, options: list[str]) -> None:
+    _, height, width, _ = frames.shape
+    command = [_ffmpeg(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{width}x{height}", "-r", f"{fps}", "-i", "pipe:0", *options]
+    # Without `file:` a name may be an address or, with a dash, an option.
+    command += [f"file:{os.path.abspath(name)}"]
+    pixels = np.ascontiguousarray(frames)
+    result = subprocess.run(command, input=pixels.data.cast("B"), capture_output=True)
+    if result.returncode:
+        said = result.stderr.decode(errors="replace")
+        raise RuntimeError(said or f"ffmpeg failed with {result.returncode}")
 
 
 def _as_uint8(video: np.ndarray) -> np.ndarray:

@@ -113,13 +113,14 @@ def test_failed_encoding_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.mp4"
     path.write_text("old")
 
-    class Failing:
-        @staticmethod
-        def write_video(partial, *args, **kwargs):
-            partial.write_text("half")
-            raise RuntimeError("Error writing 'a.mp4':\nno space left\n")
-
-    monkeypatch.setattr(render, "_mediapy", lambda: Failing)
+    ffmpeg = tmp_path.parent / "failing_ffmpeg"
+    ffmpeg.write_text(
+        '#!/bin/sh\nfor last; do :; done\necho half > "${last#file:}"\n'
+        "cat > /dev/null\necho 'Error writing a.mp4:' >&2\n"
+        "echo 'no space left' >&2\nexit 1\n"
+    )
+    ffmpeg.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(ffmpeg))
     with pytest.raises(UserError, match="no space left") as caught:
         render.write_video(path, circle(3), 8)
     assert "\n" not in str(caught.value)
