@@ -10,9 +10,11 @@ A source of clips is one of
 >>> stimuli = load_stimuli(["clip.mp4"], model.spec)  # doctest: +SKIP
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +25,8 @@ import jax
 import numpy as np
 
 from leaps_jax.actions import motions, scenes
-from leaps_jax.data import arrays, ffmpeg, resizing, tfds
+from leaps_jax.data import arrays, ffmpeg, limits, resizing, tfds
+from leaps_jax.data.frames import Frames, in_memory
 from leaps_jax.errors import UserError, bad_argument, nearest
 from leaps_jax.model import ModelSpec
 from leaps_jax.runtime import parallel
@@ -140,14 +143,18 @@ def load_labelled(
         wanted = {i * total // limit for i in range(limit)}
         sources = (source for i, source in enumerate(sources) if i in wanted)
         total = limit
+    shape = (total, spec.frames, spec.size, spec.size, 3)
+    with _named(argument, _listed(paths, argument)[0]):
+        remedy = "name fewer, or write a table for --jobs"
+        limits.check_kept(4 * math.prod(shape), f"to hold {total} clips", remedy)
     load = functools.partial(_load_one, spec=spec, short=short, argument=argument)
-    videos, labels = [], []
-    for video, label in _in_threads(load, sources):
-        videos.append(video)
+    videos, labels = np.empty(shape, np.float32), []
+    for number, (video, label) in enumerate(_in_threads(load, sources)):
+        videos[number] = video
         labels.append(label)
         if progress:
-            progress(len(videos), total)
-    return np.stack(videos), labels
+            progress(len(labels), total)
+    return videos, labels
 
 
 def read_tree(
@@ -180,14 +187,19 @@ def read_tree(
     total, sources = _sources(source, argument, data_dir)
 
     def load(clip: "_Source") -> tuple[np.ndarray, int]:
-        frames, label = clip.read()
-        if label is None:
-            what = "has no class; give <class>/<clip> folders or a labelled data set"
-            raise bad_argument(argument, clip.name, what)
-        return resizing.resize_short_side(frames, short_side), classes.index(label)
+        with _named(argument, clip.name):
+            frames, label = clip.open()
+            if label is None:
+                what = "give <class>/<clip> folders or a labelled data set"
+                raise UserError(f"has no class; {what}")
+            return _shrunk(frames, short_side), classes.index(label)
 
-    clips, labels = [], []
+    clips: list[np.ndarray] = []
+    labels, size = [], 0
     for clip, label in _in_threads(load, sources):
+        size += clip.nbytes
+        with _named(argument, source):
+            limits.check_data_set(size, len(clips))
         clips.append(clip)
         labels.append(label)
         if progress:
@@ -245,8 +257,18 @@ def find_clips(
     """
     clips: list[Clip] = []
     for path in _listed(paths, argument):
-        clips += _find_in(Path(path).expanduser(), argument)
+        path = _expanded(path)
+        try:
+            clips += _find_in(path, argument)
+        except OSError as error:
+            raise _unreadable(argument, path, error) from None
     return clips
+
+
+def _expanded(path: PathLike) -> Path:
+    """Puts the home folder for `~/`; a clip may have a name that starts with ~."""
+    path = Path(path)
+    return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
 def _find_in(path: Path, argument: str) -> list[Clip]:
@@ -265,6 +287,9 @@ def _find_in(path: Path, argument: str) -> list[Clip]:
         if _is_clip(child):
             clips.append(Clip(child))
         elif child.is_dir():
+            if not child.name.isprintable():  # it would be written in many places
+                what = f"the class folder {child.name!r} has unprintable characters"
+                raise bad_argument(argument, path, f"{what}; rename it")
             inside = [Clip(c, child.name) for c in _children(child) if _is_clip(c)]
             if not inside:
                 what = f"the class folder {child.name!r} holds no clips"
@@ -314,21 +339,38 @@ def read_clip(path: PathLike, *, argument: str = "stimulus") -> np.ndarray:
     Raises:
       UserError: the clip is missing, empty, broken or of an unknown kind.
     """
-    path = Path(path).expanduser()
-    if [clip.path for clip in _find_in(path, argument)] != [path]:
+    path = _expanded(path)
+    if [clip.path for clip in find_clips(path, argument=argument)] != [path]:
         raise bad_argument(argument, path, "is a folder of clips; give one of them")
+    with _named(argument, path):
+        return _open(path).whole()
+
+
+def _open(path: Path) -> Frames:
+    if path.is_dir():
+        return arrays.open_frames(path)
+    ffmpeg.check_file(path)
+    if path.stat().st_size == 0:
+        raise UserError("the file is empty; replace it")
+    if path.suffix.lower() in arrays.SUFFIXES:
+        return arrays.open_array(path)
+    return ffmpeg.open_video(path)
+
+
+@contextlib.contextmanager
+def _named(argument: str, name: object) -> Iterator[None]:
+    """Says of errors in a clip which one it is."""
     try:
-        if path.is_dir():
-            frames = arrays.read_frames(path)
-        elif path.stat().st_size == 0:
-            raise UserError("the file is empty; replace it")
-        elif path.suffix.lower() in arrays.SUFFIXES:
-            frames = arrays.read_array(path)
-        else:
-            frames = ffmpeg.read_video(path)
-    except (UserError, OSError) as error:
-        raise bad_argument(argument, path, error) from None
-    return frames
+        yield
+    except UserError as error:
+        raise bad_argument(argument, name, error) from None
+    except OSError as error:
+        raise _unreadable(argument, name, error) from None
+
+
+def _unreadable(argument: str, name: object, error: OSError) -> UserError:
+    what = f"cannot be read ({error.strerror or error}); check name and permissions"
+    return bad_argument(argument, name, what)
 
 
 # From sources to arrays.
@@ -336,10 +378,10 @@ def read_clip(path: PathLike, *, argument: str = "stimulus") -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """A clip that is yet to be read: `read()` gives its frames and its label."""
+    """A clip that is yet to be opened: `open()` gives its frames and its label."""
 
     name: str
-    read: Callable[[], tfds.LabelledClip]
+    open: Callable[[], tuple[Frames, str | None]]
 
 
 def _sources(
@@ -353,14 +395,20 @@ def _sources(
     parts: list[Iterator[_Source]] = []
 
     def of_file(clip: Clip) -> _Source:
-        read = functools.partial(read_clip, clip.path, argument=argument)
-        return _Source(str(clip.path), lambda: (read(), clip.label))
+        return _Source(str(clip.path), lambda: (_open(clip.path), clip.label))
+
+    def of_example(name: str, read: Callable[[], tfds.LabelledClip]) -> _Source:
+        def opened() -> tuple[Frames, str | None]:
+            frames, label = read()
+            return in_memory(frames), label
+
+        return _Source(name, opened)
 
     for path in _listed(paths, argument):
         if str(path).startswith(tfds.PREFIX):
             data = tfds.Split(str(path), data_dir, argument)
             total += data.count
-            parts.append(itertools.starmap(_Source, data.clips()))
+            parts.append(itertools.starmap(of_example, data.clips()))
         elif str(path).startswith(_ACTIONS) and spec is not None:
             total += 1
             parts.append(iter([_rendering(str(path), spec, argument)]))
@@ -383,7 +431,7 @@ def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
             argument, path, f"seed {seed!r} is no number; write {name}/7"
         )
 
-    def read() -> tuple[np.ndarray, str]:
+    def draw() -> tuple[Frames, str]:
         with parallel.on_processor():  # in threads that must not wait for a GPU
             video, _ = scenes.clip(
                 jax.random.key(int(seed or 0)),
@@ -392,9 +440,9 @@ def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
                 size=spec.size,
                 fps=FPS,
             )
-        return np.rint(np.asarray(video) * 255).astype(np.uint8), name
+        return in_memory(np.rint(np.asarray(video) * 255).astype(np.uint8)), name
 
-    return _Source(path, read)
+    return _Source(path, draw)
 
 
 def _in_threads(function: Callable[[_Source], Any], sources: Iterator[_Source]) -> Any:
@@ -410,10 +458,27 @@ def _load_one(
 ) -> tfds.LabelledClip:
     # A bad `short` is refused here, before it could be blamed on the clip.
     sample_frames(spec.window, spec.frames, spec.stride, short=short)
-    frames, label = source.read()
-    try:
-        chosen = sample_frames(len(frames), spec.frames, spec.stride, short=short)
-    except UserError as error:
-        raise bad_argument(argument, source.name, error) from None
-    video = resizing.resize_and_crop(frames[chosen], spec.size) / np.float32(255)
-    return np.clip(video, 0, 1), label
+    with _named(argument, source.name):
+        frames, label = source.open()
+        chosen = sample_frames(frames.count, spec.frames, spec.stride, short=short)
+        video = np.empty((spec.frames, spec.size, spec.size, 3), np.float32)
+        start, stop = int(chosen.min()), int(chosen.max()) + 1
+        for number, frame in enumerate(frames.read(start, stop), start):
+            if number in chosen:
+                small = resizing.resize_and_crop(frame[None], spec.size)
+                video[chosen == number] = np.clip(small / np.float32(255), 0, 1)
+    return video, label
+
+
+def _shrunk(frames: Frames, short_side: int) -> np.ndarray:
+    """All frames of a clip with a short side of so many pixels."""
+    shape = (
+        frames.count,
+        *resizing.short_side(frames.height, frames.width, short_side),
+    )
+    size = 3 * math.prod(shape)
+    limits.check_kept(size, f"{frames.count} frames of it", "trim the clip")
+    video = np.empty((*shape, 3), np.uint8)
+    for i, frame in enumerate(frames.read(0, frames.count)):
+        video[i] = resizing.resize_short_side(frame[None], short_side)[0]
+    return video
