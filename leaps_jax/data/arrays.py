@@ -9,7 +9,7 @@ import re
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -120,11 +120,12 @@ def _opened(
     limits.check_frame(height, width)
     limits.check_stored(math.prod(shape) * dtype.itemsize)
 
-    def read(start: int, stop: int) -> Iterator[np.ndarray]:
+    def read(numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        wanted = frozenset(numbers)
         with _one_line():
             for number, frame in enumerate(frames()):
                 _check_values(frame)  # of all frames, since they share a scale
-                if start <= number < stop:
+                if number in wanted:
                     yield _frame_as_rgb(frame.reshape(full[1:]))
 
     return Frames(count, height, width, read)
@@ -172,7 +173,7 @@ def open_frames(folder: Path) -> Frames:
             other = f"{path.name} is {w}x{h} and the first frame is {width}x{height}"
             raise UserError(f"{other}; make all frames the same size")
     return Frames(
-        len(paths), height, width, lambda start, stop: map(_pixels, paths[start:stop])
+        len(paths), height, width, lambda numbers: (_pixels(paths[i]) for i in numbers)
     )
 
 

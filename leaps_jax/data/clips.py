@@ -318,6 +318,8 @@ def _listed(paths: PathLike | Sequence[PathLike], argument: str) -> Sequence[Pat
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not listed:
         raise UserError(f"{argument}=[]: give at least one clip")
+    if "" in listed:  # which would be the folder that one is in
+        raise UserError(f"{argument}='': is no name; give a clip")
     return listed
 
 
@@ -462,11 +464,10 @@ def _load_one(
         frames, label = source.open()
         chosen = sample_frames(frames.count, spec.frames, spec.stride, short=short)
         video = np.empty((spec.frames, spec.size, spec.size, 3), np.float32)
-        start, stop = int(chosen.min()), int(chosen.max()) + 1
-        for number, frame in enumerate(frames.read(start, stop), start):
-            if number in chosen:
-                small = resizing.resize_and_crop(frame[None], spec.size)
-                video[chosen == number] = np.clip(small / np.float32(255), 0, 1)
+        numbers = np.unique(chosen).tolist()
+        for number, frame in zip(numbers, frames.read(numbers), strict=True):
+            small = resizing.resize_and_crop(frame[None], spec.size)
+            video[chosen == number] = np.clip(small / np.float32(255), 0, 1)
     return video, label
 
 
@@ -479,6 +480,6 @@ def _shrunk(frames: Frames, short_side: int) -> np.ndarray:
     size = 3 * math.prod(shape)
     limits.check_kept(size, f"{frames.count} frames of it", "trim the clip")
     video = np.empty((*shape, 3), np.uint8)
-    for i, frame in enumerate(frames.read(0, frames.count)):
+    for i, frame in enumerate(frames.read(range(frames.count))):
         video[i] = resizing.resize_short_side(frame[None], short_side)[0]
     return video

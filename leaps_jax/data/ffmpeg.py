@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +59,10 @@ def open_video(path: Path) -> Frames:
     limits.check_frames(count)
     width, height = map(int, sizes[0].split()[-1].split("x"))
 
-    def read(start: int, stop: int) -> Iterator[np.ndarray]:
-        return _frames(path, start, stop, height, width)
+    def read(numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        frames = _frames(path, numbers[0], numbers[-1] + 1, height, width)
+        wanted = frozenset(numbers)
+        return (frame for i, frame in enumerate(frames, numbers[0]) if i in wanted)
 
     return Frames(count, height, width, read)
 

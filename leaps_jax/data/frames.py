@@ -1,7 +1,7 @@
 """A clip that is opened and not yet read."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,14 +16,14 @@ class Frames:
       count: of the frames.
       height: of all frames.
       width: of all frames.
-      read: `(start, stop)` to an iterator over these frames, (h, w, 3) uint8. It
+      read: ascending numbers to an iterator over these frames, (h, w, 3) uint8. It
         raises UserError where the clip is broken.
     """
 
     count: int
     height: int
     width: int
-    read: Callable[[int, int], Iterator[np.ndarray]]
+    read: Callable[[Sequence[int]], Iterator[np.ndarray]]
 
     def whole(self) -> np.ndarray:
         """All frames at full size, (t, h, w, 3) uint8.
@@ -35,7 +35,7 @@ class Frames:
         size = int(np.prod(shape, dtype=object))
         limits.check_kept(size, "it", "trim the clip or make its frames smaller")
         video = np.empty(shape, np.uint8)
-        for i, frame in enumerate(self.read(0, self.count)):
+        for i, frame in enumerate(self.read(range(self.count))):
             video[i] = frame
         return video
 
@@ -43,4 +43,4 @@ class Frames:
 def in_memory(video: np.ndarray) -> Frames:
     """The frames of a clip that was read, (t, h, w, 3) uint8."""
     count, height, width, _ = video.shape
-    return Frames(count, height, width, lambda start, stop: iter(video[start:stop]))
+    return Frames(count, height, width, lambda numbers: (video[i] for i in numbers))

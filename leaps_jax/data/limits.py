@@ -49,4 +49,4 @@ def check_data_set(size: int, count: int) -> None:
 
 
 def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**30:.2f} GiB"
