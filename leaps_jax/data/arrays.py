@@ -90,7 +90,6 @@ def _open_member(path: Path) -> Frames:
             size = math.prod(shape[1:]) * dtype.itemsize
             for _ in range(shape[0]):
                 yield np.frombuffer(member.read(size), dtype).reshape(shape[1:])
-            member.read(1)  # the end, where the checksum is compared
 
     return _opened(shape, dtype, frames)
 

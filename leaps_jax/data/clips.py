@@ -25,32 +25,16 @@ import jax
 import numpy as np
 
 from leaps_jax.actions import motions, scenes
-from leaps_jax.data import arrays, ffmpeg, limits, resizing, tfds
+from leaps_jax.data import arrays, ffmpeg, finding, limits, resizing, tfds
+from leaps_jax.data.finding import Clip, PathLike, find_clips
 from leaps_jax.data.frames import Frames, in_memory
 from leaps_jax.errors import UserError, bad_argument, nearest
 from leaps_jax.model import ModelSpec
 from leaps_jax.runtime import parallel
 from leaps_jax.video import sample_frames
 
-PathLike = str | os.PathLike[str]
-
-_FILES = ffmpeg.SUFFIXES + arrays.SUFFIXES
-_ACCEPTED = f"{' '.join(_FILES)} or a folder of {' '.join(arrays.FRAMES)} frames"
 _ACTIONS = "actions:"
 FPS = 30  # frames a second that a model's stride counts in
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """Where a clip lies.
-
-    Attributes:
-      path: a file or a folder of frames.
-      label: the name of its class folder; None outside a `<class>/<clip>` tree.
-    """
-
-    path: Path
-    label: str | None = None
 
 
 def load_stimuli(
@@ -144,7 +128,7 @@ def load_labelled(
         sources = (source for i, source in enumerate(sources) if i in wanted)
         total = limit
     shape = (total, spec.frames, spec.size, spec.size, 3)
-    with _named(argument, _listed(paths, argument)[0]):
+    with _named(argument, finding.listed(paths, argument)[0]):
         remedy = "name fewer, or write a table for --jobs"
         limits.check_kept(4 * math.prod(shape), f"to hold {total} clips", remedy)
     load = functools.partial(_load_one, spec=spec, short=short, argument=argument)
@@ -219,7 +203,7 @@ def class_names(
       UserError: there are none.
     """
     found = []
-    for path in _listed(paths, argument):
+    for path in finding.listed(paths, argument):
         if str(path).startswith(tfds.PREFIX):
             data = tfds.Split(str(path), data_dir, argument)
             found.append(data.classes)
@@ -233,94 +217,6 @@ def class_names(
     if len(set(found)) == 1:
         return found[0]
     return tuple(sorted(set(itertools.chain(*found))))
-
-
-# Finding.
-
-
-def find_clips(
-    paths: PathLike | Sequence[PathLike], *, argument: str = "stimulus"
-) -> list[Clip]:
-    """Lists the clips of files, folders of frames, and folders of clips or classes.
-
-    Hidden files and, inside folders, files of other kinds are passed over.
-
-    Args:
-      paths: what to look through, in order; the contents of folders are sorted.
-      argument: the name that errors give to `paths`.
-
-    Raises:
-      UserError: a path does not exist, is of an unknown kind, or holds no clip.
-
-    >>> find_clips("data")  # doctest: +SKIP
-    [Clip(path=Path('data/run/a.mp4'), label='run'), ...]
-    """
-    clips: list[Clip] = []
-    for path in _listed(paths, argument):
-        path = _expanded(path)
-        try:
-            clips += _find_in(path, argument)
-        except OSError as error:
-            raise _unreadable(argument, path, error) from None
-    return clips
-
-
-def _expanded(path: PathLike) -> Path:
-    """Puts the home folder for `~/`; a clip may have a name that starts with ~."""
-    path = Path(path)
-    return path.expanduser() if path.parts[:1] == ("~",) else path
-
-
-def _find_in(path: Path, argument: str) -> list[Clip]:
-    if not path.exists():
-        hint = "no such file or folder; a TFDS data set is written tfds:NAME/SPLIT"
-        raise bad_argument(argument, path, hint)
-    if _is_clip(path):
-        return [Clip(path)]
-    if not path.is_dir():
-        kind = (
-            f"{path.suffix!r} is not a clip's extension" if path.suffix else "no clip"
-        )
-        raise bad_argument(argument, path, f"{kind}; accepted: {_ACCEPTED}")
-    clips = []
-    for child in _children(path):
-        if _is_clip(child):
-            clips.append(Clip(child))
-        elif child.is_dir():
-            if not child.name.isprintable():  # it would be written in many places
-                what = f"the class folder {child.name!r} has unprintable characters"
-                raise bad_argument(argument, path, f"{what}; rename it")
-            inside = [Clip(c, child.name) for c in _children(child) if _is_clip(c)]
-            if not inside:
-                what = f"the class folder {child.name!r} holds no clips"
-                raise bad_argument(argument, path, f"{what}; fill or remove it")
-            clips += inside
-    if not clips:
-        raise bad_argument(argument, path, f"holds no clips; accepted: {_ACCEPTED}")
-    return clips
-
-
-def _is_clip(path: Path) -> bool:
-    if not path.is_dir():
-        return path.suffix.lower() in _FILES
-    children = _children(path)
-    # A poster image beside videos does not make their folder a clip.
-    return any(arrays.is_frame(c) for c in children) and not any(
-        c.is_dir() or c.suffix.lower() in _FILES for c in children
-    )
-
-
-def _children(folder: Path) -> list[Path]:
-    return sorted(c for c in folder.iterdir() if not c.name.startswith("."))
-
-
-def _listed(paths: PathLike | Sequence[PathLike], argument: str) -> Sequence[PathLike]:
-    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if not listed:
-        raise UserError(f"{argument}=[]: give at least one clip")
-    if "" in listed:  # which would be the folder that one is in
-        raise UserError(f"{argument}='': is no name; give a clip")
-    return listed
 
 
 # Reading.
@@ -341,7 +237,7 @@ def read_clip(path: PathLike, *, argument: str = "stimulus") -> np.ndarray:
     Raises:
       UserError: the clip is missing, empty, broken or of an unknown kind.
     """
-    path = _expanded(path)
+    path = finding.expanded(path)
     if [clip.path for clip in find_clips(path, argument=argument)] != [path]:
         raise bad_argument(argument, path, "is a folder of clips; give one of them")
     with _named(argument, path):
@@ -367,12 +263,7 @@ def _named(argument: str, name: object) -> Iterator[None]:
     except UserError as error:
         raise bad_argument(argument, name, error) from None
     except OSError as error:
-        raise _unreadable(argument, name, error) from None
-
-
-def _unreadable(argument: str, name: object, error: OSError) -> UserError:
-    what = f"cannot be read ({error.strerror or error}); check name and permissions"
-    return bad_argument(argument, name, what)
+        raise finding.unreadable(argument, name, error) from None
 
 
 # From sources to arrays.
@@ -406,7 +297,7 @@ def _sources(
 
         return _Source(name, opened)
 
-    for path in _listed(paths, argument):
+    for path in finding.listed(paths, argument):
         if str(path).startswith(tfds.PREFIX):
             data = tfds.Split(str(path), data_dir, argument)
             total += data.count

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from clip_files import SPEC, Image, circle, imageio_ffmpeg, refusal, rms, write
 
-from leaps_jax.data import clips, ffmpeg, limits
+from leaps_jax.data import ffmpeg, finding, limits
 from leaps_jax.data.clips import load_labelled, load_stimuli, read_clip, read_tree
 from leaps_jax.runs import render
 
@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch, clip):
     def denied(*_):
         raise PermissionError(13, "Permission denied", "secret")
 
-    monkeypatch.setattr(clips, "_children", denied)
+    monkeypatch.setattr(finding, "_children", denied)
     text = check_refusal(load_stimuli, tmp_path, SPEC)
     assert "Permission denied" in text and "permissions" in text
     monkeypatch.setattr(ffmpeg, "check_file", denied)
