@@ -4,16 +4,46 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
+_LONGEST = 380  # characters of a message; the command writes its own name before it
+_VALUE = 200  # of them for the value that is refused
+
 
 class UserError(ValueError):
     """A mistake in what the caller gave; the message is complete and fits one line.
 
     The command prints it and exits with code 2; the library raises it.
 
+    What it quotes may come from a file: characters that could steer a terminal are
+    escaped, and the middle of a long message is left out.
+
     >>> raise UserError("steps=0: must be at least 1")
     Traceback (most recent call last):
     leaps_jax.errors.UserError: steps=0: must be at least 1
     """
+
+    def __init__(self, message: object):
+        super().__init__(printable(str(message), _LONGEST))
+
+
+def printable(text: str, most: int = 120) -> str:
+    r"""Text from a file or a user, for one line of a terminal.
+
+    Args:
+      text: anything; what is no printable character is written as in Python.
+      most: characters of the result, which loses its middle if it is longer.
+
+    >>> print(printable("red \x1b[31m\nnext"))
+    red \x1b[31m\nnext
+    >>> printable("abcdefghij", 7)
+    'abc…hij'
+    """
+    if len(text) > 2 * most:  # escapes only make it longer
+        text = text[:most] + text[-most:]
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    if len(text) <= most:
+        return text
+    tail = (most - 1) // 2
+    return f"{text[: most - 1 - tail]}…{text[-tail:]}"
 
 
 def bad_argument(argument: str, value: object, reason: object) -> UserError:
@@ -22,7 +52,13 @@ def bad_argument(argument: str, value: object, reason: object) -> UserError:
     >>> print(bad_argument("stimulus", "a.mp4", "the file is empty; replace it"))
     stimulus='a.mp4': the file is empty; replace it
     """
-    return UserError(f"{argument}={str(value)!r}: {reason}")
+    return UserError(f"{argument}={_quoted(str(value))}: {reason}")
+
+
+def _quoted(value: str) -> str:
+    """A value in quotes, escaped once, without the middle of a long one."""
+    text = repr(value[:_VALUE] + value[-_VALUE:] if len(value) > 2 * _VALUE else value)
+    return printable(text, _VALUE)
 
 
 def last_line(message: str) -> str:

@@ -44,7 +44,7 @@ KEPT = {
     "safetensors": {"zoo.conversion.sources"},
     "tensorflow_datasets": {"data.tfds"},
     "tensorflow": {"data.tfds"},
-    "mediapy": {"data.ffmpeg", "runs.render"},
+    "mediapy": {"runs.render"},
     "imageio_ffmpeg": {"data.ffmpeg", "runs.render"},
     "PIL": {"data.arrays", "data.resizing", "runs.contact_sheet"},
     "rich": {"progress", "evaluation.tables"}

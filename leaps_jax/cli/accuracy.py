@@ -7,11 +7,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from leaps_jax import attacks, evaluation, training
 from leaps_jax.actions import motions
 from leaps_jax.cli import arguments, inputs
-from leaps_jax.errors import UserError
+from leaps_jax.errors import UserError, printable
 from leaps_jax.progress import Steps
 from leaps_jax.zoo import load as loading
 
@@ -96,7 +97,8 @@ def _table(found: dict[str, Any]) -> Table:
     table.add_column("class")
     table.add_column("accuracy", justify="right")
     for name, value in sorted(found["classes"].items(), key=lambda item: item[1]):
-        table.add_row(name, f"{value:.1%}")
+        # as text, since a name in brackets is markup to rich
+        table.add_row(Text(printable(name)), f"{value:.1%}")
     for name, value in found["reversed_pairs"].items():
         table.add_row(f"{name}: which of the two", f"{value['choice']:.1%}")
     table.add_row(f"all {found['clips']} clips", f"{found['top1']:.1%}", style="bold")

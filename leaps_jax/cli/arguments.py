@@ -8,6 +8,7 @@ from typing import NoReturn, TypeAlias
 from leaps_jax import attacks, parametrizations
 from leaps_jax.actions import scenes
 from leaps_jax.config import Config
+from leaps_jax.errors import printable
 from leaps_jax.version import __version__
 
 #: What `add` of a command adds to. argparse has no public name for it.
@@ -20,7 +21,8 @@ class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: error: {message}; see --help", file=sys.stderr)
+        said = f"error: {printable(message, 300)}; see --help"
+        print(f"{self.prog}: {said}", file=sys.stderr)
         raise SystemExit(2)
 
 

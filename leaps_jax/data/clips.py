@@ -10,9 +10,11 @@ A source of clips is one of
 >>> stimuli = load_stimuli(["clip.mp4"], model.spec)  # doctest: +SKIP
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,31 +25,16 @@ import jax
 import numpy as np
 
 from leaps_jax.actions import motions, scenes
-from leaps_jax.data import arrays, ffmpeg, resizing, tfds
+from leaps_jax.data import arrays, ffmpeg, finding, limits, resizing, tfds
+from leaps_jax.data.finding import Clip, PathLike, find_clips
+from leaps_jax.data.frames import Frames, in_memory
 from leaps_jax.errors import UserError, bad_argument, nearest
 from leaps_jax.model import ModelSpec
 from leaps_jax.runtime import parallel
 from leaps_jax.video import sample_frames
 
-PathLike = str | os.PathLike[str]
-
-_FILES = ffmpeg.SUFFIXES + arrays.SUFFIXES
-_ACCEPTED = f"{' '.join(_FILES)} or a folder of {' '.join(arrays.FRAMES)} frames"
 _ACTIONS = "actions:"
 FPS = 30  # frames a second that a model's stride counts in
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """Where a clip lies.
-
-    Attributes:
-      path: a file or a folder of frames.
-      label: the name of its class folder; None outside a `<class>/<clip>` tree.
-    """
-
-    path: Path
-    label: str | None = None
 
 
 def load_stimuli(
@@ -140,14 +127,18 @@ def load_labelled(
         wanted = {i * total // limit for i in range(limit)}
         sources = (source for i, source in enumerate(sources) if i in wanted)
         total = limit
+    shape = (total, spec.frames, spec.size, spec.size, 3)
+    with _named(argument, finding.listed(paths, argument)[0]):
+        remedy = "name fewer, or write a table for --jobs"
+        limits.check_kept(4 * math.prod(shape), f"to hold {total} clips", remedy)
     load = functools.partial(_load_one, spec=spec, short=short, argument=argument)
-    videos, labels = [], []
-    for video, label in _in_threads(load, sources):
-        videos.append(video)
+    videos, labels = np.empty(shape, np.float32), []
+    for number, (video, label) in enumerate(_in_threads(load, sources)):
+        videos[number] = video
         labels.append(label)
         if progress:
-            progress(len(videos), total)
-    return np.stack(videos), labels
+            progress(len(labels), total)
+    return videos, labels
 
 
 def read_tree(
@@ -180,14 +171,19 @@ def read_tree(
     total, sources = _sources(source, argument, data_dir)
 
     def load(clip: "_Source") -> tuple[np.ndarray, int]:
-        frames, label = clip.read()
-        if label is None:
-            what = "has no class; give <class>/<clip> folders or a labelled data set"
-            raise bad_argument(argument, clip.name, what)
-        return resizing.resize_short_side(frames, short_side), classes.index(label)
+        with _named(argument, clip.name):
+            frames, label = clip.open()
+            if label is None:
+                what = "give <class>/<clip> folders or a labelled data set"
+                raise UserError(f"has no class; {what}")
+            return _shrunk(frames, short_side), classes.index(label)
 
-    clips, labels = [], []
+    clips: list[np.ndarray] = []
+    labels, size = [], 0
     for clip, label in _in_threads(load, sources):
+        size += clip.nbytes
+        with _named(argument, source):
+            limits.check_data_set(size, len(clips))
         clips.append(clip)
         labels.append(label)
         if progress:
@@ -207,7 +203,7 @@ def class_names(
       UserError: there are none.
     """
     found = []
-    for path in _listed(paths, argument):
+    for path in finding.listed(paths, argument):
         if str(path).startswith(tfds.PREFIX):
             data = tfds.Split(str(path), data_dir, argument)
             found.append(data.classes)
@@ -221,79 +217,6 @@ def class_names(
     if len(set(found)) == 1:
         return found[0]
     return tuple(sorted(set(itertools.chain(*found))))
-
-
-# Finding.
-
-
-def find_clips(
-    paths: PathLike | Sequence[PathLike], *, argument: str = "stimulus"
-) -> list[Clip]:
-    """Lists the clips of files, folders of frames, and folders of clips or classes.
-
-    Hidden files and, inside folders, files of other kinds are passed over.
-
-    Args:
-      paths: what to look through, in order; the contents of folders are sorted.
-      argument: the name that errors give to `paths`.
-
-    Raises:
-      UserError: a path does not exist, is of an unknown kind, or holds no clip.
-
-    >>> find_clips("data")  # doctest: +SKIP
-    [Clip(path=Path('data/run/a.mp4'), label='run'), ...]
-    """
-    clips: list[Clip] = []
-    for path in _listed(paths, argument):
-        clips += _find_in(Path(path).expanduser(), argument)
-    return clips
-
-
-def _find_in(path: Path, argument: str) -> list[Clip]:
-    if not path.exists():
-        hint = "no such file or folder; a TFDS data set is written tfds:NAME/SPLIT"
-        raise bad_argument(argument, path, hint)
-    if _is_clip(path):
-        return [Clip(path)]
-    if not path.is_dir():
-        kind = (
-            f"{path.suffix!r} is not a clip's extension" if path.suffix else "no clip"
-        )
-        raise bad_argument(argument, path, f"{kind}; accepted: {_ACCEPTED}")
-    clips = []
-    for child in _children(path):
-        if _is_clip(child):
-            clips.append(Clip(child))
-        elif child.is_dir():
-            inside = [Clip(c, child.name) for c in _children(child) if _is_clip(c)]
-            if not inside:
-                what = f"the class folder {child.name!r} holds no clips"
-                raise bad_argument(argument, path, f"{what}; fill or remove it")
-            clips += inside
-    if not clips:
-        raise bad_argument(argument, path, f"holds no clips; accepted: {_ACCEPTED}")
-    return clips
-
-
-def _is_clip(path: Path) -> bool:
-    if not path.is_dir():
-        return path.suffix.lower() in _FILES
-    children = _children(path)
-    # A poster image beside videos does not make their folder a clip.
-    return any(arrays.is_frame(c) for c in children) and not any(
-        c.is_dir() or c.suffix.lower() in _FILES for c in children
-    )
-
-
-def _children(folder: Path) -> list[Path]:
-    return sorted(c for c in folder.iterdir() if not c.name.startswith("."))
-
-
-def _listed(paths: PathLike | Sequence[PathLike], argument: str) -> Sequence[PathLike]:
-    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if not listed:
-        raise UserError(f"{argument}=[]: give at least one clip")
-    return listed
 
 
 # Reading.
@@ -314,21 +237,33 @@ def read_clip(path: PathLike, *, argument: str = "stimulus") -> np.ndarray:
     Raises:
       UserError: the clip is missing, empty, broken or of an unknown kind.
     """
-    path = Path(path).expanduser()
-    if [clip.path for clip in _find_in(path, argument)] != [path]:
+    path = finding.expanded(path)
+    if [clip.path for clip in find_clips(path, argument=argument)] != [path]:
         raise bad_argument(argument, path, "is a folder of clips; give one of them")
+    with _named(argument, path):
+        return _open(path).whole()
+
+
+def _open(path: Path) -> Frames:
+    if path.is_dir():
+        return arrays.open_frames(path)
+    ffmpeg.check_file(path)
+    if path.stat().st_size == 0:
+        raise UserError("the file is empty; replace it")
+    if path.suffix.lower() in arrays.SUFFIXES:
+        return arrays.open_array(path)
+    return ffmpeg.open_video(path)
+
+
+@contextlib.contextmanager
+def _named(argument: str, name: object) -> Iterator[None]:
+    """Says of errors in a clip which one it is."""
     try:
-        if path.is_dir():
-            frames = arrays.read_frames(path)
-        elif path.stat().st_size == 0:
-            raise UserError("the file is empty; replace it")
-        elif path.suffix.lower() in arrays.SUFFIXES:
-            frames = arrays.read_array(path)
-        else:
-            frames = ffmpeg.read_video(path)
-    except (UserError, OSError) as error:
-        raise bad_argument(argument, path, error) from None
-    return frames
+        yield
+    except UserError as error:
+        raise bad_argument(argument, name, error) from None
+    except OSError as error:
+        raise finding.unreadable(argument, name, error) from None
 
 
 # From sources to arrays.
@@ -336,10 +271,10 @@ def read_clip(path: PathLike, *, argument: str = "stimulus") -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """A clip that is yet to be read: `read()` gives its frames and its label."""
+    """A clip that is yet to be opened: `open()` gives its frames and its label."""
 
     name: str
-    read: Callable[[], tfds.LabelledClip]
+    open: Callable[[], tuple[Frames, str | None]]
 
 
 def _sources(
@@ -353,14 +288,20 @@ def _sources(
     parts: list[Iterator[_Source]] = []
 
     def of_file(clip: Clip) -> _Source:
-        read = functools.partial(read_clip, clip.path, argument=argument)
-        return _Source(str(clip.path), lambda: (read(), clip.label))
+        return _Source(str(clip.path), lambda: (_open(clip.path), clip.label))
 
-    for path in _listed(paths, argument):
+    def of_example(name: str, read: Callable[[], tfds.LabelledClip]) -> _Source:
+        def opened() -> tuple[Frames, str | None]:
+            frames, label = read()
+            return in_memory(frames), label
+
+        return _Source(name, opened)
+
+    for path in finding.listed(paths, argument):
         if str(path).startswith(tfds.PREFIX):
             data = tfds.Split(str(path), data_dir, argument)
             total += data.count
-            parts.append(itertools.starmap(_Source, data.clips()))
+            parts.append(itertools.starmap(of_example, data.clips()))
         elif str(path).startswith(_ACTIONS) and spec is not None:
             total += 1
             parts.append(iter([_rendering(str(path), spec, argument)]))
@@ -383,7 +324,7 @@ def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
             argument, path, f"seed {seed!r} is no number; write {name}/7"
         )
 
-    def read() -> tuple[np.ndarray, str]:
+    def draw() -> tuple[Frames, str]:
         with parallel.on_processor():  # in threads that must not wait for a GPU
             video, _ = scenes.clip(
                 jax.random.key(int(seed or 0)),
@@ -392,9 +333,9 @@ def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
                 size=spec.size,
                 fps=FPS,
             )
-        return np.rint(np.asarray(video) * 255).astype(np.uint8), name
+        return in_memory(np.rint(np.asarray(video) * 255).astype(np.uint8)), name
 
-    return _Source(path, read)
+    return _Source(path, draw)
 
 
 def _in_threads(function: Callable[[_Source], Any], sources: Iterator[_Source]) -> Any:
@@ -410,10 +351,26 @@ def _load_one(
 ) -> tfds.LabelledClip:
     # A bad `short` is refused here, before it could be blamed on the clip.
     sample_frames(spec.window, spec.frames, spec.stride, short=short)
-    frames, label = source.read()
-    try:
-        chosen = sample_frames(len(frames), spec.frames, spec.stride, short=short)
-    except UserError as error:
-        raise bad_argument(argument, source.name, error) from None
-    video = resizing.resize_and_crop(frames[chosen], spec.size) / np.float32(255)
-    return np.clip(video, 0, 1), label
+    with _named(argument, source.name):
+        frames, label = source.open()
+        chosen = sample_frames(frames.count, spec.frames, spec.stride, short=short)
+        video = np.empty((spec.frames, spec.size, spec.size, 3), np.float32)
+        numbers = np.unique(chosen).tolist()
+        for number, frame in zip(numbers, frames.read(numbers), strict=True):
+            small = resizing.resize_and_crop(frame[None], spec.size)
+            video[chosen == number] = np.clip(small / np.float32(255), 0, 1)
+    return video, label
+
+
+def _shrunk(frames: Frames, short_side: int) -> np.ndarray:
+    """All frames of a clip with a short side of so many pixels."""
+    shape = (
+        frames.count,
+        *resizing.short_side(frames.height, frames.width, short_side),
+    )
+    size = 3 * math.prod(shape)
+    limits.check_kept(size, f"{frames.count} frames of it", "trim the clip")
+    video = np.empty((*shape, 3), np.uint8)
+    for i, frame in enumerate(frames.read(range(frames.count))):
+        video[i] = resizing.resize_short_side(frame[None], short_side)[0]
+    return video

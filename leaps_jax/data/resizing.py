@@ -13,7 +13,7 @@ import numpy as np
 def resize_and_crop(frames: np.ndarray, size: int) -> np.ndarray:
     """`video.resize_and_crop` of (t, h, w, 3) uint8, as float32 up to 255."""
     h, w = frames.shape[1:3]
-    height, width = round(h * size / min(h, w)), round(w * size / min(h, w))
+    height, width = short_side(h, w, size)
     top, left = (height - size) // 2, (width - size) // 2
     box = (
         left * w / width,
@@ -24,12 +24,18 @@ def resize_and_crop(frames: np.ndarray, size: int) -> np.ndarray:
     return np.stack([_resized(frame, size, size, box) for frame in frames])
 
 
+def short_side(height: int, width: int, size: int) -> tuple[int, int]:
+    """The height and width of a frame whose short side becomes `size`."""
+    short = min(height, width)
+    return round(height * size / short), round(width * size / short)
+
+
 def resize_short_side(frames: np.ndarray, size: int) -> np.ndarray:
     """Resizes (t, h, w, 3) uint8, bilinear and antialiased, and keeps the aspect."""
     h, w = frames.shape[1:3]
     if min(h, w) == size:
         return frames
-    height, width = round(h * size / min(h, w)), round(w * size / min(h, w))
+    height, width = short_side(h, w, size)
     resized = np.empty((len(frames), height, width, 3), np.uint8)
     for i, frame in enumerate(frames):
         resized[i] = np.rint(_resized(frame, height, width))

@@ -54,7 +54,8 @@ def write_video(path: str | os.PathLike[str], video: np.ndarray, fps: float) -> 
         options["ffmpeg_args"] = ["-movflags", "+faststart"]  # plays while it loads
 
     def encode(file: BinaryIO) -> None:
-        _mediapy().write_video(Path(file.name), frames, fps=fps, **options)
+        # To FFmpeg a relative name may be an address or, with a dash, an option.
+        _mediapy().write_video(Path(file.name).absolute(), frames, fps=fps, **options)
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,8 +141,10 @@ def safe_name(name: str) -> str:
     >>> safe_name("playing guitar (indoors)/solo")
     'playing_guitar_indoors_solo'
     """
-    kept = re.sub(r"\W+", "_", unicodedata.normalize("NFC", name))
-    return kept[:60].strip("_") or "unnamed"
+    kept = re.sub(r"\W+", "_", unicodedata.normalize("NFC", name))[:60]
+    # File systems count bytes: 255, with what is put before and after.
+    kept = kept.encode()[:120].decode(errors="ignore")
+    return kept.strip("_") or "unnamed"
 
 
 def _mediapy() -> Any:

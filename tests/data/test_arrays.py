@@ -79,7 +79,7 @@ def test_bad_arrays(tmp_path):
     }
     for name, (array, expected) in cases.items():
         np.save(tmp_path / f"{name}.npy", array)
-        text = refusal(load_stimuli, tmp_path / f"{name}.npy", SPEC)
+        text = refusal(read_clip, tmp_path / f"{name}.npy")
         assert f"{name}.npy" in text and expected in text
     np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "nothing.npz")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from clip_files import SPEC, VIDEOS, Image, circle, mediapy, refusal, rms, write
 
-from leaps_jax.data import ffmpeg
+from leaps_jax.data import limits
 from leaps_jax.data.clips import load_stimuli, read_clip
 
 
@@ -73,5 +73,5 @@ def test_video_without_pictures(tmp_path):
 
 def test_clips_too_large_for_memory(tmp_path, monkeypatch):
     path = write(tmp_path / "long.mp4", circle())
-    monkeypatch.setattr(ffmpeg, "_LARGEST", 1000)
+    monkeypatch.setattr(limits, "KEPT", 1000)
     assert "trim the clip" in refusal(read_clip, path)
