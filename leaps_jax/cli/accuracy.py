@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
             given = f"{name.replace('_', '-')}={value}"
             raise UserError(f"{given}: must be at least 1")
     model = loading.load_model(options.model, dtype=options.dtype)
-    inputs.check_known("data", options, model.spec.classes)
+    inputs.check_classes("data", options, model.spec.classes)
     data = inputs.held_out_clips("data", options, model.spec)
     clips = len(data.labels)
     with Steps("accuracy", clips, unit="clips", brief=True) as steps:

@@ -97,7 +97,7 @@ def class_names(argument: str, options: argparse.Namespace) -> tuple[str, ...]:
     )
 
 
-def check_known(
+def check_classes(
     argument: str, options: argparse.Namespace, classes: tuple[str, ...]
 ) -> None:
     """Refuses a data set with a class that is not one of `classes`."""

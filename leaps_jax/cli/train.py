@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     # All that can be refused is refused before the clips are read.
     classes = inputs.class_names("data", options)
     if options.eval_data:
-        inputs.check_known("eval_data", options, classes)
+        inputs.check_classes("eval_data", options, classes)
     model = _model(name, options, classes)
     synthesis.check_input(model)
     # as many renderings as moments are estimated of

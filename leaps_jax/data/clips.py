@@ -97,7 +97,6 @@ def load_labelled(
     spec: ModelSpec,
     *,
     short: str = "refuse",
-    limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     data_dir: PathLike | None = None,
     argument: str = "stimulus",
@@ -108,7 +107,6 @@ def load_labelled(
       paths: clips, `<class>/<clip>` folders or `tfds:NAME/SPLIT`.
       spec: of the model.
       short: "refuse" or "loop".
-      limit: take this many clips, evenly spaced over all of them.
       progress: called with (clips read, clips in all) after each clip.
       data_dir: where TFDS keeps its data sets.
       argument: the name that errors give to `paths`.
@@ -120,13 +118,7 @@ def load_labelled(
     Raises:
       UserError: a clip is missing, broken or too short.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"limit={limit}: must be at least 1")
     total, sources = _sources(paths, argument, data_dir, spec)
-    if limit is not None and limit < total:
-        wanted = {i * total // limit for i in range(limit)}
-        sources = (source for i, source in enumerate(sources) if i in wanted)
-        total = limit
     shape = (total, spec.frames, spec.size, spec.size, 3)
     with _named(argument, finding.listed(paths, argument)[0]):
         remedy = "name fewer, or write a table for --jobs"

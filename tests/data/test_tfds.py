@@ -88,9 +88,7 @@ def test_tfds(data_dirs, file_format, name, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
     videos = load_stimuli(f"tfds:{name}/test", SPEC, data_dir=folder)
     assert videos.shape == (2, 4, 24, 24, 3)
-    videos, labels = load_labelled(
-        f"tfds:{name}/train[:4]", SPEC, limit=3, data_dir=folder
-    )
+    videos, labels = load_labelled(f"tfds:{name}/train[:3]", SPEC, data_dir=folder)
     assert videos.shape[0] == len(labels) == 3 and set(labels) <= {"walk", "run"}
     names = class_names(f"tfds:{name}/test", data_dir=folder)
     assert names == ("walk", "run")
