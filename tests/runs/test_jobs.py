@@ -598,8 +598,9 @@ from leaps_jax.runs.jobs import pipeline
 from leaps_jax.zoo import load as loading
 
 table, out, batch, steps, every = Path(sys.argv[1]), Path(sys.argv[2]), *map(
-    int, sys.argv[3:]
+    int, sys.argv[3:6]
 )
+shard = jobs.Shard.parse(os.environ.get("SHARD"))
 tiny = make_tiny(0)
 loading.load_model = lambda reference, **_: tiny
 loading.fingerprint = lambda reference: reference
@@ -615,7 +616,7 @@ def noting(self, items, *what):
 pipeline._Writer._write = noting
 config = Config(steps=steps, steps_per_call=max(1, steps // 2), noise=0.3)
 settings = jobs.Settings("leaps", config)
-record = jobs.execute(table, out, settings, batch)
+record = jobs.execute(table, out, settings, batch, shard)
 print(json.dumps(record), flush=True)
 """
 
@@ -874,3 +875,67 @@ def test_memory_of_the_host_stays_flat(tmp_path, clips):
     resident = [float(line.split()[1]) for line in lines[:-1]]
     assert len(resident) >= 8
     assert max(resident[2:]) - min(resident[2:]) < 32, resident
+
+
+def broken(path: Path, kind: int) -> Path:
+    """A stimulus of no use: missing, cut short, of no frames or no clip at all."""
+    if kind == 1:
+        np.savez(path, video=np.zeros((8, 32, 40, 3), np.uint8))
+        path.write_bytes(path.read_bytes()[:500])
+    elif kind == 2:
+        np.savez(path, video=np.zeros((0, 32, 40, 3), np.uint8))
+    elif kind == 3:
+        path.write_bytes(b"no clip")
+    return path
+
+
+@pytest.mark.heavy
+def test_every_row_of_a_long_table_is_done_once_or_explained(tmp_path, clips):
+    """10,000 rows, one in twenty bad, two shards at once, and three kills."""
+    count, shards = 10_000, ("1/2", "2/2")
+    unusable = [broken(tmp_path / f"bad{kind}.npz", kind) for kind in range(4)]
+    rows = [
+        {
+            "model": "tiny@0",
+            "stimulus": unusable[i // 20 % 4]
+            if i % 20 == 7
+            else clips / f"{i % 4}.npz",
+            "label": i % 5,
+            "seed": i,
+        }
+        for i in range(count)
+    ]
+    bad = {i for i in range(count) if i % 20 == 7}
+    table, out = write(tmp_path / "jobs.csv", rows), tmp_path / "out"
+    before = {}
+    for kill in range(4):
+        running = [start(table, out, 32, 1, 500, SHARD=shard) for shard in shards]
+        while kill < 3 and len(files(out)) < (kill + 1) * count // 5:
+            assert any(process.poll() is None for process in running)
+            time.sleep(0.2)
+        for process in running if kill < 3 else ():
+            process.send_signal(signal.SIGKILL)
+        said = [process.stdout.read().splitlines() for process in running]
+        codes = [process.wait() for process in running]
+        now = files(out)
+        assert before.items() <= now.items(), "a row was written twice"
+        before = now
+    assert codes == [0, 0]
+    assert {int(name.removesuffix(".npz")) for name in before} == set(
+        range(count)
+    ) - bad
+    lines = [
+        json.loads(line)
+        for path in out.glob("failed-*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert sorted(line["row"] for line in lines) == sorted(bad)
+    for line in lines:
+        assert str(unusable[line["row"] // 20 % 4]) in line["error"], line
+    for path in (out / "rows").rglob("*.npz"):
+        with np.load(path) as row:
+            assert row["seed"] == row["row"] == int(path.stem)
+            assert row["videos"].shape == (1, 4, 32, 32, 3)
+    for words in said:
+        resident = [float(line.split()[1]) for line in words[:-1]]
+        assert max(resident[1:]) - min(resident[1:]) < 64, resident
