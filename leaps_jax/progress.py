@@ -222,23 +222,47 @@ SIGNALS = [
 ]
 
 
+class Stop:
+    """True once a signal asked to end: the work ends after the call that runs."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._began: float | None = None
+        self._longest = 0.0
+
+    def __bool__(self) -> bool:
+        return self._asked
+
+    def begin_call(self) -> None:
+        """Tells that another call of compiled steps begins."""
+        now = time.monotonic()
+        if self._began is not None:
+            self._longest = max(self._longest, now - self._began)
+        self._began = now
+
+    def handle(self, number: int, frame: Any) -> None:
+        """Answers a signal; the second raises KeyboardInterrupt."""
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        most = f", {self._longest:.0f} s at most" if self._longest >= 1 else ""
+        line = f"stopping after the steps that run{most}; once more stops now"
+        with contextlib.suppress(RuntimeError):  # amid another line
+            print(f"\n{line}", file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
-def interruptible() -> Iterator[list[bool]]:
-    """Yields a list that becomes non-empty at the first signal that asks to end.
+def interruptible() -> Iterator[Stop]:
+    """Has the first signal that asks to end be noted and answered, not end the work.
 
     The second raises KeyboardInterrupt. Signals that are ignored (`nohup`) stay so.
     """
-    stop: list[bool] = []
-
-    def handle(number, frame):
-        if stop:
-            raise KeyboardInterrupt
-        stop.append(True)
+    stop = Stop()
 
     with contextlib.ExitStack() as stack:
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 with contextlib.suppress(ValueError):  # not the main thread
-                    previous = signal.signal(number, handle)
+                    previous = signal.signal(number, stop.handle)
                     stack.callback(signal.signal, number, previous)
         yield stop

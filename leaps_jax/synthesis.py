@@ -101,13 +101,15 @@ def prepare(
         objective = objectives.leaps(config)
         if verifier is None:
             objective = objective.without_verifier()
-    check_input(model)
+    check_input(model, tapped=objective.primed)
     if not objective.terms:
         raise UserError("objective: has no terms; give at least one a weight")
     if "verifier" in objective.uses and verifier is None:
         raise UserError("verifier=None: the objective has a term that needs a verifier")
     if "verifier" not in objective.uses:
         verifier = None
+    if isinstance(labels, str):
+        raise UserError(f"labels={labels!r}: is one label; write [{labels!r}]")
     targets = np.array([spec.label_index(label) for label in labels], np.int32)
     if not len(targets):
         raise UserError("labels=[]: give at least one label")
@@ -130,14 +132,19 @@ def prepare(
     return Problem(**shared, labels=targets, stimuli=stimuli)
 
 
-def check_input(model: Model) -> None:
-    """Raises UserError where the architecture cannot take its spec's clips."""
+def check_input(model: Model, tapped: bool = True) -> None:
+    """Raises UserError where the architecture cannot take its spec's clips.
+
+    Args:
+      model: to check.
+      tapped: also where it has no taps.
+    """
     try:
         names = taps.tap_names(model)
     except (ValueError, TypeError) as error:
         spec, reason = model.spec, str(error).splitlines()[0]
         raise UserError(f"frames={spec.frames} size={spec.size}: {reason}") from error
-    if not names:
+    if tapped and not names:
         raise UserError(
             f"model={model.spec.name}: has no taps; give Model a tap_filter, or norm"
             " layers of leaps_jax.models.layers"

@@ -59,6 +59,22 @@ class Context:
     verifier_moments: Moments = dataclasses.field(default_factory=dict)
     batch_mean: Callable[[jax.Array], jax.Array] = lambda x: x.mean(0)
 
+    def __post_init__(self) -> None:
+        for field in ("taps", "verifier_taps"):
+            object.__setattr__(self, field, _ByName(field, getattr(self, field)))
+
+
+class _ByName(dict[str, Tap]):
+    """Taps, of which an unknown one is a mistake of the user's term."""
+
+    def __init__(self, field: str, taps: Mapping[str, Tap]):
+        super().__init__(taps)
+        self._field = field
+
+    def __missing__(self, name: str) -> Tap:
+        known = nearest(name, self) if self else "the model has none"
+        raise UserError(f"{self._field}[{name!r}]: no such tap; {known}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Term:
@@ -113,8 +129,20 @@ class Objective:
         return {term.name: weight for weight, term in self.terms}
 
     def values(self, context: Context) -> dict[str, jax.Array]:
-        """Each term raw, without its weight: {name: (b,)}."""
-        return {term.name: term.loss(context) for _, term in self.terms}
+        """Each term raw, without its weight: {name: (b,)}.
+
+        Raises:
+          UserError: a term gives something else than a loss per video.
+        """
+        values = {term.name: term.loss(context) for _, term in self.terms}
+        for name, value in values.items():
+            if jnp.shape(value) != context.labels.shape:
+                raise UserError(
+                    f"term={name!r}: gives an array of shape {jnp.shape(value)}, not a"
+                    f" loss for each of {len(context.labels)} videos; take the mean"
+                    " over every axis but the first"
+                )
+        return values
 
     def total(self, values: Mapping[str, jax.Array]) -> jax.Array:
         """The weighted sum of what `values` returned, (b,)."""

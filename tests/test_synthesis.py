@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from leaps_jax import (
     Config,
+    Model,
     Parametrization,
     UserError,
     objectives,
@@ -138,6 +141,81 @@ def test_every_method_runs_on_the_engine(method, tiny, verifier, stimuli):
     assert np.isfinite(result.metrics["total"]).all()
 
 
+MISTAKES = {
+    "one number for all videos": (
+        lambda context: context.video.mean(),
+        r"term='mine': gives an array of shape \(\), not a loss for each of 2 videos",
+    ),
+    "no tap": (
+        lambda context: context.taps["nrm1"].value.mean((1, 2, 3, 4)),
+        r"taps\['nrm1'\]: no such tap; did you mean norm1",
+    ),
+    "no verifier": (
+        lambda context: context.verifier_taps["norm1"].value.mean((1, 2, 3, 4)),
+        r"verifier_taps\['norm1'\]: no such tap; the model has none",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_in_a_term_of_ones_own_are_told(tiny, case):
+    loss, message = MISTAKES[case]
+    config = dataclasses.replace(SHORT, init="noise")
+    objective = objectives.term("mine", loss)
+    with pytest.raises(UserError, match=message) as caught:
+        synthesize(tiny, None, [0, 1], config=config, objective=objective, devices=ONE)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_what_uses_taps_needs_them(tiny, stimuli):
+    bare = dataclasses.replace(tiny, tap_filter=lambda module, method: False)
+    objective = objectives.METHODS["activation_maximization"](SHORT)
+    result = synthesize(bare, None, [0], None, SHORT, objective, devices=ONE)
+    assert np.isfinite(result.videos).all()
+    with pytest.raises(UserError, match="has no taps"):
+        prepare(bare, stimuli[:1], [0])
+
+
+class NNXBlock(nnx.Module):
+    def __init__(self, channels, features, rngs):
+        self.conv = nnx.Conv(channels, features, (3, 3, 3), (1, 2, 2), rngs=rngs)
+        self.norm = nnx.LayerNorm(features, rngs=rngs)
+
+    def __call__(self, x):
+        return nnx.gelu(self.norm(self.conv(x)))
+
+
+class OfNNX(nn.Module):
+    """A network of NNX blocks, each bridged by itself."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for number, (channels, features) in enumerate([(3, 8), (8, 16)]):
+            x = nnx.bridge.to_linen(
+                NNXBlock, channels, features, name=f"block{number}"
+            )(x)
+        return nn.Dense(5)(x.mean((1, 2, 3)))
+
+
+def test_blocks_of_nnx_are_tapped_and_inverted(tiny, verifier, stimuli):
+    module = OfNNX()
+    variables = module.init(jax.random.key(0), stimuli[:1])
+    model = Model(
+        module,
+        variables,
+        tiny.spec,
+        tap_filter=lambda m, method: "block" in str(m.name) and method == "__call__",
+    )
+    assert taps.tap_names(model) == ["block0/__call__", "block1/__call__"]
+    result = synthesize(
+        model, stimuli[:2], [0, 1], verifier, dataclasses.replace(SHORT, steps=8)
+    )
+    first, last = (result.metrics["total"][i].mean() for i in (0, -1))
+    assert set(result.weights) >= {"priming", "coherence", "diversity"}
+    assert last < first
+    assert result.metrics["priming"][0].min() > 0
+
+
 def test_flip_and_temporal_roll_change_the_draws(tiny, stimuli):
     plain = synthesize(tiny, stimuli[:1], [0], config=SHORT, devices=ONE)
     for change in ({"flip": True}, {"temporal_roll": 2}, {"view_delay": 0.5}):
@@ -159,6 +237,7 @@ def test_labels_and_stimuli_pair_up(tiny, stimuli):
         (["wlk"], None, "label='wlk': not a class of tiny; did you mean walk"),
         ([5], None, "label=5: tiny has classes 0 to 4"),
         ([], None, "give at least one label"),
+        ("walk", None, r"labels='walk': is one label; write \['walk'\]"),
         ([0], lambda s: s[:, :3], "must be"),
         ([0], lambda s: s * np.nan, "not finite"),
         ([0], lambda s: s * 255, "scale to"),

@@ -27,7 +27,7 @@ def add(commands: arguments.Commands) -> None:
         "--label",
         default="waving both hands",
         metavar="CLASS",
-        help="a synthetic action",
+        help=f"a synthetic action: {', '.join(motions.CLASSES)}",
     )
     option("--out", default="demo", metavar="DIR", help="folder of the run")
     option("--steps", default="250", metavar="N", help="250 by default")
@@ -39,7 +39,10 @@ def run(options: argparse.Namespace) -> int:
     """Runs the `leaps-jax synthesize` that it prints."""
     if options.label not in motions.CLASSES:
         hint = nearest(options.label, motions.CLASSES)
-        raise UserError(f"label={options.label!r}: no synthetic action; {hint}")
+        raise UserError(
+            f"label={options.label!r}: no synthetic action; {hint} `leaps-jax demo"
+            " --help` lists all"
+        )
     words = ["synthesize", *WORDS.split(), "--steps", options.steps]
     words += ["--seed", options.seed, "--out", options.out]
     words += ["--stimulus", f"actions:{options.label}/{options.seed}"]

@@ -36,7 +36,14 @@ def add(commands: arguments.Commands) -> None:
         " --out report.json",
     )
     sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders")
-    sub.add_argument("--judges", nargs="+", required=True, metavar="NAME@WEIGHTS")
+    sub.add_argument(
+        "--judges",
+        nargs="+",
+        required=True,
+        action="extend",
+        metavar="NAME@WEIGHTS",
+        help="models that took no part in the runs",
+    )
     sub.add_argument(
         "--out",
         required=True,

@@ -2,50 +2,82 @@
 
 import argparse
 import json
-import sys
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from leaps_jax.cli import arguments
 from leaps_jax.zoo import build as zoo
+from leaps_jax.zoo import load as loading
+
+_SHORT = ("name", "clip", "parameters", "GMACs", "licence of public weights")
 
 
 def add(commands: arguments.Commands) -> None:
     """Adds the command and its arguments."""
     sub = arguments.add_command(
-        commands, "models", run, "List the zoo.", "leaps-jax models --json"
+        commands,
+        "models",
+        run,
+        "List the zoo, or tell all of one model.",
+        "leaps-jax models timesformer",
     )
+    sub.add_argument("model", nargs="?", metavar="NAME", help="tell all of this one")
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON, not a table")
     form.add_argument(
-        "--markdown", action="store_true", help="print the table of README"
+        "--markdown", action="store_true", help="print the table of the documentation"
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the zoo and the addresses of public weights."""
+    """Prints the zoo, or a model and the addresses of its public weights."""
+    if options.model:
+        zoo.entry(options.model)  # or it is refused
+    rows = [row for row in zoo.table() if options.model in (None, row["name"])]
     if options.json:
-        print(json.dumps(zoo.table(), indent=1))
+        print(json.dumps(rows, indent=1))
     elif options.markdown:
         print(zoo.markdown())
+    elif options.model:
+        _tell(options.model, rows[0]["weights"])
     else:
-        console = Console(width=None if sys.stdout.isatty() else 200)
-        console.print(_table())
-        console.print("\nPublic weights:")
-        for row in zoo.table():
-            for address in row["weights"]:
-                console.print(f" {row['name']:<20} {address}", soft_wrap=True)
+        print("Trained weights that come with this package:")
+        for name in zoo.names():
+            for weights in loading.shipped(name):
+                print(f"  {name}@{weights}")
+        print()
+        Console(width=80).print(_table())
+        print("\nleaps-jax models NAME: more of one, and where its weights are")
     return 0
 
 
 def _table() -> Table:
-    table = Table(box=None, header_style="bold")
-    for column in zoo.COLUMNS:
-        numeric = column in ("parameters", "GMACs", "taps")
-        justify: Any = "right" if numeric else "left"
-        table.add_column(column, overflow="fold", justify=justify)
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for column in _SHORT:
+        numeric = column in ("parameters", "GMACs")
+        title = column.removesuffix(" of public weights")
+        table.add_column(
+            title,
+            justify="right" if numeric else "left",
+            no_wrap=title != "licence",
+            overflow="fold",
+        )
+    wanted = [zoo.COLUMNS.index(column) for column in _SHORT]
     for row in zoo.cells():
-        table.add_row(*row)
+        table.add_row(*(row[i] for i in wanted))
     return table
+
+
+def _tell(name: str, addresses: list[str]) -> None:
+    (row,) = [row for row in zoo.cells() if row[0] == name]
+    width = max(map(len, zoo.COLUMNS))
+    for column, cell in zip(zoo.COLUMNS, row, strict=True):
+        print(f"{column:<{width}}  {cell}")
+    for weights in loading.shipped(name):
+        print(f"{'comes with':<{width}}  {name}@{weights}")
+    for address in addresses:
+        print(f"{'public weights':<{width}}  {address}")
+    if addresses:
+        file = addresses[0].rpartition("/")[2].partition("?")[0]
+        print(f"\nDownload one and write --model {name}@{file}")

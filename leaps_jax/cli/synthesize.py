@@ -61,6 +61,7 @@ def add(commands: arguments.Commands) -> None:
         "--judge",
         nargs="+",
         default=[],
+        action="extend",
         metavar="NAME@WEIGHTS",
         help="other models that classify the result",
     )
@@ -68,6 +69,7 @@ def add(commands: arguments.Commands) -> None:
         "--stimulus",
         nargs="+",
         default=[],
+        action="extend",
         metavar="PATH",
         help="video files, folders of frames, <class>/<clip> trees, tfds:NAME/split or"
         " actions:CLASS",
@@ -76,6 +78,7 @@ def add(commands: arguments.Commands) -> None:
         "--label",
         nargs="+",
         default=[],
+        action="extend",
         metavar="NAME_OR_INDEX",
         help="target classes; left out, the class folders of the stimuli",
     )

@@ -210,7 +210,10 @@ def _execute(
     done, seconds = int(state.step), record["seconds"]
     began = saved = time.monotonic()
     report = None
-    with Steps("train", recipe.steps, done) as steps, interruptible() as stop:
+    with (
+        Steps("train", recipe.steps, done) as steps,
+        interruptible() as stop,
+    ):
         if done:
             steps.say(f"resuming {out} at step {done}")
         evaluating = _Evaluating(steps, work.held_out)
@@ -219,6 +222,7 @@ def _execute(
         try:
             for report in reports:
                 _show(steps, report)
+                stop.begin_call()
                 now = time.monotonic()
                 record["seconds"] = round(seconds + now - began, 1)
                 if report.step == recipe.steps:

@@ -135,6 +135,7 @@ def _run(
                 steps.say(f"resuming {folder} at step {start}")
             for snapshot in synthesis.iterate(problem, state, programs=programs):
                 last = snapshot
+                stop.begin_call()
                 if first:
                     metrics.log(folder / "metrics.jsonl", problem, snapshot)
                 steps.update(snapshot.step, _means(snapshot))

@@ -19,4 +19,7 @@ def test_demo_shows_and_makes_what_its_command_makes(call, root):
 
 def test_demo_refuses_what_is_no_action(call, root):
     words = ["demo", "--label", "jumping jacks", "--out", "{root}/refused"]
-    assert_refused(call, root, words, ["label=", "did you mean jumping jack?"])
+    hints = ["label=", "did you mean jumping jack?", "`leaps-jax demo --help`"]
+    assert_refused(call, root, words, hints)
+    listed = " ".join(call("demo", "--help").out.split())
+    assert "waving both hands" in listed and "jumping jack" in listed

@@ -114,6 +114,15 @@ def test_labels_and_short_clips_from_a_tree(call, root):
     assert (root / "tree run" / "videos" / "001_run.mp4").exists()
 
 
+def test_options_that_are_repeated_add_up(call, root):
+    words = words_of("synthesize", GOOD, label=None, steps=2, out="{root}/two")
+    words += ["--stimulus", "{root}/clip.mp4", "--label", "jack", "--label", "run"]
+    ran = call(*words, "--set", "steps_per_call=2")
+    assert ran.code == 0, ran.err
+    assert record(root / "two")["classes"] == ["jack", "run"]
+    assert len(record(root / "two")["settings"]["stimulus"]) == 2
+
+
 def test_copies_differ(call, root):
     words = words_of("synthesize", GOOD, copies=2, out="{root}/copies")
     assert call(*words).code == 0

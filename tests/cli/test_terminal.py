@@ -90,6 +90,17 @@ def test_signals_ask_once_and_then_end(name):
     assert signal.getsignal(number) == before
 
 
+def test_the_first_signal_is_answered_at_once(monkeypatch, capsys):
+    clock = iter([0.0, 7.0])
+    monkeypatch.setattr("leaps_jax.progress.time.monotonic", lambda: next(clock))
+    with interruptible() as stop:
+        stop.begin_call()
+        stop.begin_call()
+        os.kill(os.getpid(), signal.SIGINT)
+    line = "stopping after the steps that run, 7 s at most; once more stops now"
+    assert capsys.readouterr().err.split("\n") == ["", line, ""]
+
+
 def test_nohup_stays_in_force(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -24,6 +24,7 @@ from leaps_jax import Config, UserError, objectives, synthesis, update
 from leaps_jax.cli.main import main
 from leaps_jax.data import clips as clips_module
 from leaps_jax.data.clips import load_stimulus
+from leaps_jax.progress import Stop
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import batches, folder, groups, journal, pipeline
 from leaps_jax.runtime import engine, parallel
@@ -548,7 +549,7 @@ def test_a_batch_is_made_while_another_runs():
         made.set()
         yield "second"
 
-    with batches.ahead(placed(), []) as ahead:
+    with batches.ahead(placed(), Stop()) as ahead:
         assert next(ahead) == "first"
         assert made.wait(30), "nobody asked for the second"
         assert list(ahead) == ["second"]
@@ -593,6 +594,7 @@ from pathlib import Path
 import numpy as np
 from conftest import make_tiny
 from leaps_jax import Config
+from leaps_jax.progress import Stop
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import pipeline
 from leaps_jax.zoo import load as loading

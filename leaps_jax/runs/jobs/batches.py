@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from leaps_jax.errors import UserError
+from leaps_jax.progress import Stop
 from leaps_jax.runs.jobs.folder import Folder
 from leaps_jax.runs.jobs.groups import OPEN, Group, Groups, Item, Ready
 from leaps_jax.runs.jobs.journal import Journal
@@ -101,7 +102,7 @@ def ready(batches: Iterable[Items], size: int, journal: Journal) -> Iterator[Rea
 
 
 @contextlib.contextmanager
-def ahead(batches: Iterator[Ready], stop: list[bool]) -> Iterator[Iterator[Ready]]:
+def ahead(batches: Iterator[Ready], stop: Stop) -> Iterator[Iterator[Ready]]:
     """Takes batches from an iterator in a thread, one ahead, until `stop`.
 
     What the thread makes, such as weights of models, stays with the processor. When

@@ -22,7 +22,7 @@ class Journal:
         self._lock = threading.Lock()
         self._record = folder.path / f"shard-{folder.suffix}.json"
         self._failures = folder.path / f"failed-{folder.suffix}.jsonl"
-        files.write(self._failures, "")
+        self._failures.unlink(missing_ok=True)  # those of the start before
         self._failing: set[int] = set()
         self._errors: list[tuple[int, str]] = []
         self._skipped = self._finished = self._batches = 0
@@ -87,14 +87,17 @@ class Journal:
         return self._idle / wall if wall else 0.0
 
     def save(self, status: str, rows: int) -> dict[str, Any]:
-        """Writes `shard-i-of-n.json` and returns it, with some `errors` by line."""
+        """Writes `shard-i-of-n.json` and returns it, with some `errors` by line.
+
+        `failures` names the file of all that failed, None where nothing did.
+        """
         record = {
             "status": status,
             "rows": rows,
             "done_before": self._skipped,
             "finished": self._finished,
             "failed": len(self._failing),
-            "failures": self._failures.name,
+            "failures": self._failures.name if self._failing else None,
             "batches": self._batches,
             "seconds": round(time.monotonic() - self._started, 2),
             "idle_seconds": round(self._idle, 4),

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax.errors import UserError
-from leaps_jax.progress import Steps, interruptible
+from leaps_jax.progress import Steps, Stop, interruptible
 from leaps_jax.runs.jobs import batches
 from leaps_jax.runs.jobs.folder import Folder, unwritable
 from leaps_jax.runs.jobs.groups import Groups, Item, Ready
@@ -91,7 +91,10 @@ def _run(
     filled = batches.filled(batches.decoded(undone, groups, journal), size)
     ready = batches.ready(filled, size, journal)
     writer = _Writer(folder, journal)
-    with Steps("jobs", total, unit="rows") as steps, interruptible() as stop:
+    with (
+        Steps("jobs", total, unit="rows") as steps,
+        interruptible() as stop,
+    ):
         with writer, batches.ahead(ready, stop) as ahead:
             for batch in ahead:
                 _optimise(batch, size, writer, journal, stop)
@@ -106,7 +109,7 @@ def _optimise(
     size: int,
     writer: "_Writer",
     journal: Journal,
-    stop: list[bool],
+    stop: Stop,
 ) -> None:
     """Runs one batch, and again without the rows that were not finite."""
     while ready is not None:
@@ -116,6 +119,7 @@ def _optimise(
             journal.begin()
             for snapshot in group.engine.run(size, *started):
                 last = snapshot
+                stop.begin_call()
                 if stop:
                     return
         except NotFiniteError as error:
