@@ -5,25 +5,58 @@
         --steps 5
 
 Each argument is MODEL:BATCH or MODEL:BATCH:FRAMES:SIZE; the verifier is X3D-XS at
-4 x 182 x 182, or `vivit_small`. A model
-is a process here and then one in PyTorch. Prints a line of JSON for each measurement,
-and at the end a table of the fastest mode of PyTorch against `leaps-jax bench`.
+4 x 182 x 182, or `vivit_small`. A model is a process here and then one in PyTorch.
+Prints a line of JSON for each measurement, and at the end a table of the fastest mode
+of PyTorch against `leaps-jax bench`. Nothing is measured before all that PyTorch's side
+imports is there:
+
+    pip install torch torchvision transformers pytorchvideo
+
+Without a network bring wheels of these and of what pytorchvideo imports: fvcore,
+iopath, termcolor, yacs, tabulate, portalocker, parameterized, networkx and av.
 """
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-from torch_peer import INPUTS
-
+#: What PyTorch's side of a model imports.
+PEERS = {
+    "x3d_xs": "pytorchvideo.models.x3d",
+    **dict.fromkeys(
+        ("slow_r50", "csn_r101", "r2plus1d_r50"), "pytorchvideo.models.hub"
+    ),
+    **dict.fromkeys(("r3d_18", "swin3d_t", "mvit_v2_s"), "torchvision.models.video"),
+    **dict.fromkeys(("timesformer", "vivit_b_16x2"), "transformers"),
+    "vivit_small": "torch",
+}
 # as `bench` takes them; the transformer needs the moments that its weights come with
 VERIFIERS = {
     "x3d_xs": ("x3d_xs", "--verifier-size", "182"),
     "vivit_small": ("vivit_small@actions",),
 }
 MODES = {"cuda": ("eager", "tuned", "compile"), "cpu": ("eager", "compile")}
+
+
+def check_peers(names: list[str]) -> None:
+    """Ends where a model has no peer, or a module that it imports is missing."""
+    for name in names:
+        if name not in PEERS:
+            raise SystemExit(
+                f"{name}: has no peer in PyTorch; known: {', '.join(PEERS)}"
+            )
+        for module in ("torch", PEERS[name]):
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                missing = error.name or error
+                raise SystemExit(
+                    f"{name}: its peer in PyTorch needs {missing}; --help says what to"
+                    " install"
+                ) from None
 
 
 def run(*words: str) -> list[dict]:
@@ -42,13 +75,19 @@ def run(*words: str) -> list[dict]:
 
 def main() -> None:
     """Reads the arguments, runs both sides, and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="+", metavar="MODEL:BATCH[:FRAMES:SIZE]")
     parser.add_argument("--verifier", default="x3d_xs", choices=VERIFIERS)
     parser.add_argument("--device", default="cuda", choices=MODES)
     parser.add_argument("--modes", nargs="+", help="of PyTorch; all by default")
     parser.add_argument("--steps", default="20", help="of one call; 5 are timed")
     options = parser.parse_args()
+    names = [text.split(":")[0] for text in options.models]
+    check_peers([*names, options.verifier])
+    from torch_peer import INPUTS
+
     peer = str(Path(__file__).with_name("torch_peer.py"))
     rows = [
         "| model | batch | clip | PyTorch | ms | here, ms | ratio |",
