@@ -31,7 +31,6 @@ PEERS = {
     ),
     **dict.fromkeys(("r3d_18", "swin3d_t", "mvit_v2_s"), "torchvision.models.video"),
     **dict.fromkeys(("timesformer", "vivit_b_16x2"), "transformers"),
-    "vivit_small": "torch",
 }
 # as `bench` takes them; the transformer needs the moments that its weights come with
 VERIFIERS = {
@@ -85,7 +84,9 @@ def main() -> None:
     parser.add_argument("--steps", default="20", help="of one call; 5 are timed")
     options = parser.parse_args()
     names = [text.split(":")[0] for text in options.models]
-    check_peers([*names, options.verifier])
+    if options.verifier in PEERS:
+        names.append(options.verifier)
+    check_peers(names)
     from torch_peer import INPUTS
 
     peer = str(Path(__file__).with_name("torch_peer.py"))
