@@ -33,7 +33,6 @@ INPUTS = {
     "mvit_v2_s": (16, 224),
     "timesformer": (8, 224),
     "vivit_b_16x2": (32, 224),
-    "vivit_small": (16, 112),
 }
 
 
