@@ -14,14 +14,20 @@ from leaps_jax import Model
 from leaps_jax.kernels import attention, dispatch, window_attention
 
 jax.config.update("jax_default_matmul_precision", "highest")
-# Compiling networks this small takes longer than running them. With few of XLA's
-# optimisations it takes half as long; also in the processes that tests start.
-UNOPTIMIZED = "jax_disable_most_optimizations"
-jax.config.update(UNOPTIMIZED, True)
-os.environ[UNOPTIMIZED.upper()] = "1"
 pytest.register_assert_rewrite("command")  # of tests/cli
 # Not searched for doctests: as modules, two of one name clash.
 collect_ignore_glob = ["*conftest.py"]
+
+
+def pytest_configure(config):
+    """Compiles with few optimisations, unless heavy tests are among those asked for.
+
+    Compiling networks this small takes longer than running them.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if config.option.markexpr == "not heavy" and "optimization_level" not in flags:
+        flags += " --xla_backend_optimization_level=1"
+        os.environ["XLA_FLAGS"] = flags.strip()  # also of processes that tests start
 
 
 @pytest.fixture
@@ -29,17 +35,6 @@ def forget_compiled():
     """Else what is compiled stays to the end: 45 MiB of a full-size network."""
     yield
     jax.clear_caches()
-
-
-@pytest.fixture(autouse=True)
-def optimized(request, monkeypatch):
-    """Whether a test is marked to compile as users do."""
-    marks = {mark.name for mark in request.node.iter_markers()}
-    marked = not marks.isdisjoint({"heavy", "optimized"})
-    monkeypatch.setenv(UNOPTIMIZED.upper(), str(int(not marked)))
-    jax.config.update(UNOPTIMIZED, not marked)
-    yield marked
-    jax.config.update(UNOPTIMIZED, True)
 
 
 @pytest.fixture

@@ -82,24 +82,15 @@ def clips(name: str) -> jax.Array:
 
 
 @functools.cache
-def observed(name: str, optimized: bool) -> checks.Observed:
+def observed(name: str) -> checks.Observed:
     """What the network is everywhere but on a GPU."""
     return checks.observe(smallest(name).module, smallest(name).variables, clips(name))
 
 
-# Rounded otherwise where it is recomputed, by more than the test allows, unless XLA
-# optimises both programs.
-SENSITIVE = ("swin3d_t", "mvit_v1_b", "mvit_v2_s", "rev_mvit_b")
-RECOMPUTED = [
-    pytest.param(name, marks=pytest.mark.optimized if name in SENSITIVE else ())
-    for name in SMALLEST
-]
-
-
-@pytest.mark.parametrize("name", RECOMPUTED)
-def test_gradients_recomputed_blocks_and_bfloat16(name, optimized):
+@pytest.mark.parametrize("name", SMALLEST)
+def test_gradients_recomputed_blocks_and_bfloat16(name):
     network = (smallest(name).module, smallest(name).variables, clips(name))
-    plain = observed(name, optimized)
+    plain = observed(name)
     assert plain.logits.shape == (2, 5)
     checks.assert_gradient_reaches_every_frame(plain.gradient, 1e-3)
     checks.assert_recomputing_changes_nothing(*network, plain)
@@ -118,9 +109,9 @@ def test_weights_of_numpy_can_be_constants_of_a_program(name):
 
 # of ViViT two: three tokens are too few for those that its attention fills up
 @pytest.mark.parametrize("name", [*FAMILIES.values(), "vivit_small"])
-def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, optimized, name):
+def test_forms_of_a_gpu_are_the_same_network(request, monkeypatch, name):
     network = (smallest(name).module, smallest(name).variables, clips(name))
-    plain = observed(name, optimized)
+    plain = observed(name)
     request.getfixturevalue("on_a_gpu")
     # interpreting the kernel takes minutes, and test_convolutions does
     monkeypatch.setattr(depthwise, "fused", depthwise.shifted_products)

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,14 +14,6 @@ from leaps_jax.runs.jobs import journal
 from leaps_jax.synthesis import prepare
 
 OTHERS = [".git/HEAD", "videos/thesis.txt", "videos/000_holiday.mp4", "state/notes.txt"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unoptimized():
-    """Compiles in less time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
