@@ -23,6 +23,9 @@ SUFFIXES = (".npy", ".npz")
 FRAMES = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow has others, some of which start programs
 _WARNINGS = threading.Lock()
+# NumPy reads headers with `ast`, which several threads cannot use at once before
+# Python 3.12 (cpython issue 106905).
+_HEADERS = threading.Lock()
 
 
 def open_array(path: Path) -> Frames:
@@ -35,7 +38,8 @@ def open_array(path: Path) -> Frames:
     with _one_line():
         if zipfile.is_zipfile(path):
             return _open_member(path)
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _HEADERS:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise UserError("holds no array; save one (t, h, w, 3) array")
         return _opened(array.shape, array.dtype, lambda: iter(array))
@@ -96,9 +100,10 @@ def _open_member(path: Path) -> Frames:
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+    with _HEADERS:
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(file)
+        return np.lib.format.read_array_header_2_0(file)
 
 
 def _opened(
