@@ -309,7 +309,8 @@ def test_a_parametrization_and_transforms_of_ones_own(tiny, stimuli):
 
 
 def test_the_losses_of_several_views_are_averaged(tiny, stimuli):
-    config = dataclasses.replace(SHORT, **NO_VIEWS)
+    # few steps, since each magnifies rounding errors
+    config = dataclasses.replace(SHORT, steps=4, **NO_VIEWS)
     one = synthesize(tiny, stimuli[:2], [0, 1], config=config, devices=ONE)
     three = synthesize(
         tiny,
@@ -320,7 +321,7 @@ def test_the_losses_of_several_views_are_averaged(tiny, stimuli):
     )
     # nothing is random, so all views are the same
     np.testing.assert_allclose(three.videos, one.videos, atol=1e-4)
-    assert three.metrics["total"].shape == (12, 2)
+    assert three.metrics["total"].shape == (4, 2)
 
 
 def test_a_wrong_parametrization_is_refused_in_one_line():
