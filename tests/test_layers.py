@@ -22,8 +22,8 @@ LAYERS = [
     # processes and executables: nothing of videos or models
     {"config", "model", "video", "taps", "transforms", "parametrizations"}
     | {"terms", "objectives", "attacks", "hints", "actions", "runtime"},
-    # one step on the videos of one device
-    {"update"},
+    # one step on the videos of one device; what may be written in JSON
+    {"update", "schemas"},
     # many steps on those of all devices
     {"runtime.engine"},
     # what a run is made of, none of which knows another: syntheses, models with
@@ -50,6 +50,7 @@ KEPT = {
     "rich": {"progress", "evaluation.tables"}
     | {"cli.models", "cli.accuracy", "cli.evaluate", "cli.bench"},
     "cv2": {"evaluation.motion"},
+    "pydantic": {"schemas"},
     "matplotlib": {"evaluation.page"},
 }
 

@@ -387,16 +387,35 @@ def _saved(name: str, folder: Path) -> Model:
             f"{folder}: holds weights of {built.get('name')}, not of {name}; write"
             f" {built.get('name')}@{folder}"
         )
-    overrides = {k: _tuples(v) for k, v in built.get("overrides", {}).items()}
-    module, _ = zoo.build(
-        name,
-        saved.spec.classes,
-        frames=built["frames"],
-        size=built["size"],
-        **overrides,
-    )
-    checkpoints.check_fits(folder, saved.variables, zoo.variable_shapes(module))
+    overrides = {k: _tuples(v) for k, v in built["overrides"].items()}
+    try:
+        _check_depth(overrides, len(jax.tree.leaves(saved.variables)))
+        module, _ = zoo.build(
+            name,
+            saved.spec.classes,
+            frames=built["frames"],
+            size=built["size"],
+            **overrides,
+        )
+        shapes = zoo.variable_shapes(module)
+    except MemoryError:
+        raise
+    except Exception as error:  # the architecture's own words, of many kinds
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise UserError(
+            f"{folder}/model.json: architecture: cannot be built ({reason}); make the"
+            " checkpoint again"
+        ) from None
+    checkpoints.check_fits(folder, saved.variables, shapes)
     return Model(module, saved.variables, saved.spec, moments=saved.moments)
+
+
+def _check_depth(overrides: Mapping[str, Any], tensors: int) -> None:
+    """Refuses more blocks than a checkpoint has tensors: each is traced, at length."""
+    for name, value in overrides.items():
+        blocks = sum(value) if isinstance(value, tuple) else value
+        if "depth" in name and blocks > tensors:
+            raise UserError(f"{name}={value}: more blocks than tensors")
 
 
 def _tuples(value: Any) -> Any:

@@ -14,7 +14,6 @@ killed goes on with the others.
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from leaps_jax import files
+from leaps_jax import files, schemas
 from leaps_jax.errors import UserError
 from leaps_jax.runs import ownership
 from leaps_jax.runs.jobs.table import Row, Shard
@@ -72,13 +71,12 @@ class Folder:
         with files.locked(self.path / ".jobs.lock", wait=True):
             try:
                 if file.exists():
-                    record = json.loads(file.read_text())
-                held = dict(record["weights"])
-                changed = ownership.differences(record["identity"], self._identity)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(
-                    f"{out}: jobs.json is damaged; choose another"
-                ) from None
+                    remedy = "choose another folder"
+                    record = schemas.read(file, schemas.JobsRecord, remedy).model_dump()
+            except UserError as error:
+                raise UserError(f"{out}: {error}") from None
+            held = record["weights"]
+            changed = ownership.differences(record["identity"], self._identity)
             others = [n for n in weights if held.get(n, weights[n]) != weights[n]]
             if changed or others:
                 remedy = "" if changed else ", or put these weights back"

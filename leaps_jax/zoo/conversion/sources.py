@@ -1,6 +1,5 @@
 """Reads published weight files into NumPy arrays, without running their code."""
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import flax.serialization
 import flax.traverse_util
 import numpy as np
 
+from leaps_jax import schemas
 from leaps_jax.errors import UserError
 from leaps_jax.zoo.conversion import pickles, torch_files
 
@@ -40,10 +40,16 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     (64, 3, 1, 7, 7)
     """
     path = Path(path)
+    return _read_folder(path) if path.is_dir() else _read_file(path)
+
+
+def _read_file(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
-        return _read_folder(path)
+        raise UserError(f"{path}: is a folder, where a file belongs; download it again")
     if not path.exists():
         raise UserError(f"{path}: no such file")
+    if not path.is_file():  # the writer of a pipe would be waited for
+        raise UserError(f"{path}: is no regular file; give a file of weights")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: is empty; download it again")
     if path.suffix not in _READERS:
@@ -52,7 +58,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             f"{path}: must be one of {kinds}, a checkpoint of Flax without a suffix, or"
             " a Hugging Face folder"
         )
-    content = _READERS[path.suffix](path)
+    try:
+        content = _READERS[path.suffix](path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{path}: cannot be read ({reason}); check its permissions"
+        ) from None
     tensors = {
         key: array
         for key, value in _unwrap(content).items()
@@ -66,19 +78,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def _read_folder(folder: Path) -> dict[str, np.ndarray]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).exists():
-            return read(folder / name)
+            return _read_file(folder / name)
         index = folder / f"{name}.index.json"
         if index.exists():
-            try:
-                shards = sorted(
-                    set(json.loads(index.read_text())["weight_map"].values())
-                )
-            except (ValueError, KeyError, AttributeError):
-                raise UserError(f"{index}: is no index of shards") from None
+            found = schemas.read(index, schemas.ShardIndex, "download it again")
             tensors: dict[str, np.ndarray] = {}
-            for shard in shards:
-                # a name, not a path: an index cannot point outside its folder
-                tensors |= read(folder / Path(shard).name)
+            for shard in sorted(set(found.weight_map.values())):
+                tensors |= _read_file(folder / shard)
             return tensors
     raise UserError(
         f"{folder}: has neither model.safetensors nor pytorch_model.bin (nor model.json"
