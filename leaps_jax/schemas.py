@@ -28,6 +28,13 @@ def _is_printable(text: str) -> str:
     return text
 
 
+def _is_text(value: Any) -> str:
+    """Text that may hold bytes of a path that are no UTF-8, as Python has them."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    return value
+
+
 def _is_file_name(text: str) -> str:
     """A name, not a path: an index cannot point outside its folder."""
     if Path(text).name != text or "\\" in text:
@@ -40,6 +47,7 @@ def _is_file_name(text: str) -> str:
 #: Text that is shown to people, and becomes names of files.
 Name = Annotated[str, Field(max_length=1000), AfterValidator(_is_printable)]
 FileName = Annotated[str, Field(max_length=255), AfterValidator(_is_file_name)]
+Text = Annotated[Any, AfterValidator(_is_text)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
 Size = Annotated[int, Field(ge=1, le=MOST_SIZE)]
@@ -131,8 +139,8 @@ class RunRecord(_Declared):
 class RunSettings(_Declared):
     """Of what made a run, what an evaluation asks for."""
 
-    model: str | None = None
-    verifier: str | None = None
+    model: Text | None = None
+    verifier: Text | None = None
 
 
 class RunResults(_Declared):
@@ -158,7 +166,7 @@ class JobsRecord(_Declared):
     """jobs.json of a table of jobs."""
 
     identity: dict[str, Any]
-    weights: dict[str, Digest]
+    weights: dict[Text, Digest]
 
 
 class TrainRecord(_Declared):

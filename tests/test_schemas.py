@@ -165,7 +165,7 @@ MISTAKES = [
     (RUN, ("judges", "self"), {}, "judges.self.model: is missing"),
     (RUN, ("judges", "self", "seen", 0), 3, "judges.self.seen[0]=3: must be"),
     (schemas.RunResults, ("classes",), None, "classes=None: must be a valid list"),
-    (schemas.RunResults, ("settings", "model"), 3, "settings.model=3: must be a valid"),
+    (schemas.RunResults, ("settings", "model"), 3, "settings.model=3: must be a text"),
     (schemas.JobsRecord, ("weights",), [1], "weights=[1]: must be a valid dictionary"),
     (schemas.JobsRecord, ("weights", "x3d_xs@w"), 3, "weights.x3d_xs@w=3: must be a"),
     (schemas.TrainRecord, ("steps",), -1, "steps=-1: must be greater"),

@@ -126,9 +126,7 @@ def _put_in_place(
             orbax.save(partial / "variables", tree)
         if moments is not None:
             _write_moments(partial / "moments.npz", moments)
-        (partial / "model.json").write_text(
-            json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8"
-        )
+        (partial / "model.json").write_bytes(_json(facts))
         # From here on nothing needs room. Without model.json there is no model.
         (folder / "model.json").unlink(missing_ok=True)
         shutil.rmtree(folder / "variables", ignore_errors=True)
@@ -138,6 +136,14 @@ def _put_in_place(
                 (partial / name).rename(folder / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _json(facts: dict[str, Any]) -> bytes:
+    """Names as they are; with escapes where a path in a command is no UTF-8."""
+    try:
+        return json.dumps(facts, indent=1, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(facts, indent=1).encode()
 
 
 def check_vacant(folder: str | os.PathLike[str], overwrite: bool = False) -> None:

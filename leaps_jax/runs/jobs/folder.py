@@ -15,6 +15,7 @@ killed goes on with the others.
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -118,6 +119,9 @@ class Folder:
         """The copies of a row that is not done that are still to be made."""
         if row.number not in self._begun:
             return list(range(row.copies))
+        for _, _, path in self._parts(row.number):
+            if _damaged(path):  # its copies are made again
+                path.unlink()
         have = {c for a, b, _ in self._parts(row.number) for c in range(a, b)}
         return [copy for copy in range(row.copies) if copy not in have]
 
@@ -173,12 +177,24 @@ class Folder:
         """(first copy, one after the last, path), in order."""
         found = []
         for path in sorted(self._parts_of(number).glob("*-*.npz")):
-            first, _, last = path.stem.partition("-")
-            found.append((int(first), int(last) + 1, path))
+            if match := re.fullmatch(r"([0-9]{6})-([0-9]{6})\.npz", path.name):
+                first, last = map(int, match.groups())
+                found.append((first, last + 1, path))
         return found
 
     def _forget_parts(self, number: int) -> None:
         shutil.rmtree(self._parts_of(number), ignore_errors=True)
+
+
+def _damaged(path: Path) -> bool:
+    """Whether a part cannot be read; a zip has checksums."""
+    try:
+        with np.load(path) as file:
+            return not all(len(file[name]) for name in file.files) or not file.files
+    except MemoryError:
+        raise
+    except Exception:  # of a damaged zip, of many kinds
+        return True
 
 
 def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Reads published weight files into NumPy arrays, without running their code."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,7 +41,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     (64, 3, 1, 7, 7)
     """
     path = Path(path)
-    return _read_folder(path) if path.is_dir() else _read_file(path)
+    try:
+        return _read_folder(path) if path.is_dir() else _read_file(path)
+    except OSError as error:  # of the file, or of a folder above it
+        reason = error.strerror or error
+        raise UserError(
+            f"{path}: cannot be read ({reason}); check name and permissions"
+        ) from None
 
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:
@@ -58,13 +65,7 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
             f"{path}: must be one of {kinds}, a checkpoint of Flax without a suffix, or"
             " a Hugging Face folder"
         )
-    try:
-        content = _READERS[path.suffix](path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"{path}: cannot be read ({reason}); check its permissions"
-        ) from None
+    content = _READERS[path.suffix](path)
     tensors = {
         key: array
         for key, value in _unwrap(content).items()
@@ -119,7 +120,8 @@ def _read_safetensors(path: Path) -> Any:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (TypeError, ValueError, KeyError):  # NumPy has no bfloat16 or float8
+    except (TypeError, ValueError, KeyError, AttributeError):
+        # NumPy has no bfloat16 or float8
         return _read_safetensors_raw(path)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -179,6 +181,11 @@ def _read_flax(path: Path) -> Any:
 
 def _refuse(path: Path, what: str) -> NoReturn:
     what = _brief(what)
+    if re.match(r"torch\._utils\._rebuild_|torch\.\w+Storage", what):
+        raise UserError(
+            f"{path}: refused, it holds tensors of a kind that is not read ({what}):"
+            " sparse, quantized, complex or without values; save them dense, as float32"
+        )
     raise UserError(
         f"{path}: refused, its pickle asks for {what}, which could run code; give a"
         " file that holds tensors alone"
