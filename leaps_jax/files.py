@@ -49,7 +49,13 @@ def write(
         if callable(content):
             content(file)
         else:
-            file.write(content.encode() if isinstance(content, str) else content)
+            # of a name that is no UTF-8, question marks
+            raw = (
+                content.encode(errors="replace")
+                if isinstance(content, str)
+                else content
+            )
+            file.write(raw)
         file.flush()
         os.fsync(file.fileno())
     with _removed_on_error(temporary):

@@ -166,7 +166,7 @@ class JobsRecord(_Declared):
     """jobs.json of a table of jobs."""
 
     identity: dict[str, Any]
-    weights: dict[Text, Digest]
+    weights: dict[Text, str]
 
 
 class TrainRecord(_Declared):

@@ -110,10 +110,12 @@ def _converted(
 def _outputs(tensors: Mapping[str, np.ndarray], naming: rules.Naming) -> int | None:
     """How many classes the classifier has; None where there is no classifier."""
     head = rules.head_shape(tensors, naming, "classifier")
-    if head is not None and (not head or not 0 < head[0] <= MOST_CLASSES):
+    if head is None:
+        return None
+    if not head or not 0 < head[0] <= MOST_CLASSES:
         what = f"its classifier of shape {head} is one of no classes"
         raise UserError(f"{what}, or of too many; give trained weights")
-    return head and head[0]
+    return head[0]
 
 
 def _fits(name: str, tensors: Mapping[str, np.ndarray], naming: rules.Naming) -> bool:

@@ -190,7 +190,7 @@ def _damaged(path: Path) -> bool:
     """Whether a part cannot be read; a zip has checksums."""
     try:
         with np.load(path) as file:
-            return not all(len(file[name]) for name in file.files) or not file.files
+            return not [file[name] for name in file.files]
     except MemoryError:
         raise
     except Exception:  # of a damaged zip, of many kinds
