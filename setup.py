@@ -27,6 +27,7 @@ EXTRAS = {
         "opencv-python-headless>=4.8",
         "pytest>=8",
         "pytest-xdist>=3.6",
+        "hypothesis>=6.100",
         "ruff>=0.9",
         "mypy>=1.14",
         "pre-commit>=4",
@@ -68,6 +69,7 @@ setup(
         # 0.8 brings FFmpeg 9, without the option `-vsync` that mediapy 1.2.7 reads with
         "imageio-ffmpeg>=0.6,<0.8",
         "rich>=13",
+        "pydantic>=2.10",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["leaps-jax = leaps_jax.cli.main:main"]},

@@ -20,6 +20,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from leaps_jax import synthesis
 from leaps_jax.config import Config, preset
+from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.runtime.engine import Engine
 from leaps_jax.runtime.executable_cache import compile_for
@@ -93,7 +94,9 @@ def measure(
         times.append(1e3 * (time.perf_counter() - start) / steps)
         if progress:
             progress(call + 1)
-    assert np.isfinite(total).all()
+    if not np.isfinite(total).all():
+        what = "the loss is not finite; give more frames or a larger size"
+        raise UserError(f"frames={spec.frames} size={spec.size}: {what}")
     milliseconds = statistics.median(times[1:])
     macs = sum(costs.macs_with_gradient(m.module) for m in (model, verifier) if m)
     flops = 2 * batch * macs

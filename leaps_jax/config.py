@@ -32,6 +32,17 @@ _NOT_NEGATIVE = (
     "temporal_blur",
     "noise",
 )
+#: The most that fields of `Config` may be: what is more overflows, or never ends.
+_AT_MOST = {
+    **dict.fromkeys(("steps", "steps_per_call", "warmup"), 10**9),
+    **dict.fromkeys(("roll", "view_shift", "view_delay"), 1),  # shares
+    **dict.fromkeys(("view_scale", "view_tempo"), 10),  # powers of e
+    **dict.fromkeys(("blur", "temporal_blur", "octave_scale", "views"), 1000),
+    "octaves": 100,
+    "priming_cells": 2**12,
+    "temporal_roll": 2**16,
+}
+_LARGEST = 1e30  # of any other number; float32 ends at 3.4e38
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +133,13 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, bool | str) and not math.isfinite(value):
+            if isinstance(value, bool | str):
+                continue
+            most = _AT_MOST.get(field.name, _LARGEST)
+            if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{field.name}={value}: must be a finite number")
+            if abs(value) > most:
+                raise UserError(f"{field.name}={value}: must be at most {most:g}")
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")

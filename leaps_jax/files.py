@@ -40,14 +40,22 @@ def write(
       OSError: the file cannot be written, or what `content` raises.
     """
     # The name is random, so that two writers never share a temporary file, and mode x
-    # fails where anything has that name, a link too.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix}")
+    # fails where anything has that name, a link too. It is short, however long that of
+    # the file is.
+    name = f".{path.name[:40]}.{secrets.token_hex(4)}{suffix}"
+    temporary = path.with_name(name)
     opener = functools.partial(os.open, mode=0o600 if private else 0o666)
     with open(temporary, "xb", opener=opener) as file, _removed_on_error(temporary):
         if callable(content):
             content(file)
         else:
-            file.write(content.encode() if isinstance(content, str) else content)
+            # of a name that is no UTF-8, question marks
+            raw = (
+                content.encode(errors="replace")
+                if isinstance(content, str)
+                else content
+            )
+            file.write(raw)
         file.flush()
         os.fsync(file.fileno())
     with _removed_on_error(temporary):

@@ -27,6 +27,11 @@ def norm_inputs(module: nn.Module, method: str) -> bool:
     return isinstance(module, NormLayer) and method == "observe"
 
 
+#: Of one clip: what is larger fills any memory, whatever a file or an argument says.
+MOST_FRAMES, MOST_SIZE, MOST_PIXELS = 2**16, 2**12, 2**28
+MOST_CLASSES = 2**20
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
     """The facts of a video classifier: its clips, classes and normalisation.
@@ -57,14 +62,24 @@ class ModelSpec:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("frames", "size", "stride"):
-            if getattr(self, field) < 1:
-                raise UserError(f"{field}={getattr(self, field)}: must be at least 1")
+        most = {"frames": MOST_FRAMES, "size": MOST_SIZE, "stride": MOST_FRAMES}
+        for field, limit in most.items():
+            value = getattr(self, field)
+            if value < 1:
+                raise UserError(f"{field}={value}: must be at least 1")
+            if value > limit:
+                raise UserError(f"{field}={value}: must be at most {limit}")
+        if self.frames * self.size**2 > MOST_PIXELS:
+            what = f"a clip may have {MOST_PIXELS} pixels in all; lower one of them"
+            raise UserError(f"frames={self.frames} size={self.size}: {what}")
         for field in ("classes", "mean", "std"):  # JSON brings lists
             object.__setattr__(self, field, tuple(getattr(self, field)))
         for name in self.classes:
             if not _is_unicode(name):
                 raise UserError(f"class {name!r}: is not UTF-8; rename it")
+            if not name.isprintable():
+                what = "has unprintable characters; rename it"
+                raise UserError(f"class {name!r}: {what}")
         if not all(math.isfinite(value) for value in self.mean):
             raise UserError(f"mean={self.mean}: must be finite")
         if not all(0 < value < math.inf for value in self.std):

@@ -128,6 +128,10 @@ def make_setup(
     if parametrization is None:
         parametrization = parametrizations.from_config(config)
     parametrizations.check(parametrization, config)
+    if model.spec.size / config.octave_scale ** (config.octaves - 1) < 1:
+        given = f"octaves={config.octaves} octave_scale={config.octave_scale}"
+        what = f"the smallest would have less than a pixel of {model.spec.size}"
+        raise UserError(f"{given}: {what}; lower them")
     transform = augmentation(config, model.spec)
     if transforms is not None:
         for each in transforms:

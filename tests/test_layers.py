@@ -19,10 +19,11 @@ LAYERS = [
     # architectures: their layers and kernels, nothing of LEAPS; devices, processes and
     # executables: nothing of videos or models
     {"models", "runtime"},
-    # facts and maths of videos, models and losses, up to one step on one device: no
-    # files
+    # facts and maths of videos, models and losses, up to one step on one device; what
+    # may be written in JSON: no other files
     {"config", "model", "video", "taps", "transforms", "parametrizations"}
-    | {"terms", "objectives", "attacks", "hints", "update", "actions"},
+    | {"terms", "objectives", "attacks", "hints", "update", "schemas"}
+    | {"actions"},
     # many steps on those of all devices
     {"runtime.engine"},
     # what a run is made of, none of which knows another: syntheses, models with
@@ -49,6 +50,7 @@ KEPT = {
     "rich": {"progress", "evaluation.tables"}
     | {"cli.models", "cli.accuracy", "cli.evaluate", "cli.bench"},
     "cv2": {"evaluation.motion"},
+    "pydantic": {"schemas"},
     "matplotlib": {"evaluation.page"},
 }
 

@@ -19,8 +19,10 @@ import jax
 import numpy as np
 
 from leaps_jax.actions import motions, scenes
+from leaps_jax.data import limits
 from leaps_jax.data.clips import FPS
 from leaps_jax.errors import UserError
+from leaps_jax.model import MOST_FRAMES, MOST_SIZE
 from leaps_jax.runs import contact_sheet, render
 from leaps_jax.zoo import checkpoints
 
@@ -52,6 +54,12 @@ class Settings:
             if getattr(self, name) < least:
                 found = f"{name}={getattr(self, name)}"
                 raise UserError(f"{found}: must be at least {least}")
+        if self.source_frames > MOST_FRAMES or self.size > MOST_SIZE:
+            what = f"the most are {MOST_FRAMES} frames in all, of {MOST_SIZE} pixels"
+            given = f"frames={self.frames} size={self.size} stride={self.stride}"
+            raise UserError(f"{given}: {what}; lower them")
+        drawn = self.source_frames * self.size**2 * 3 * 4  # bytes
+        limits.check_kept(drawn, f"size={self.size}: a clip", "lower it, or --frames")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed={self.seed}: must be from 0 to {2**32 - 1}")
 

@@ -81,9 +81,13 @@ def _load(
     settings: dict[str, Any] = {"dtype": options.dtype, "remat": options.remat}
     if "@" not in reference:
         classes = zoo.KINETICS_400
-        return loading.initialize(
-            reference, classes, frames=frames, size=size, **settings
-        )
+        try:
+            return loading.initialize(
+                reference, classes, frames=frames, size=size, **settings
+            )
+        except UserError as error:
+            said = str(error).removeprefix(f"model={reference!r}: ")
+            raise UserError(f"{argument}={reference!r}: {said}") from None
     if frames is not None or size is not None:
         raise UserError(
             f"{argument}={reference!r}: weights have frames and a size of their own;"

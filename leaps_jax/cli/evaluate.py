@@ -57,8 +57,7 @@ def add(commands: arguments.Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Writes the report as JSON and as a page, and prints its tables."""
-    shown = options.out.with_suffix(".html")
-    _check_out(options, shown)
+    shown = _check_out(options)
     finished = {str(folder): runs.results(folder) for folder in options.runs}
     load = functools.partial(loading.load_model, dtype=options.dtype, argument="judges")
     judges = {name: load(name) for name in options.judges}
@@ -80,15 +79,16 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_out(options: argparse.Namespace, shown: Path) -> None:
-    """Refuses a report, or a page beside it, that cannot be written."""
-    if options.out.exists() and not options.overwrite:
-        raise UserError(f"out={str(options.out)!r}: exists; use --overwrite")
+def _check_out(options: argparse.Namespace) -> Path:
+    """The page beside a report; refuses where one of them cannot be written."""
     reason = checkpoints.unwritable(options.out)
-    if options.out.is_dir():
+    if reason is None and options.out.is_dir():
         reason = "is a folder"
     if reason:
         raise UserError(f"out={str(options.out)!r}: {reason}; choose another file")
+    if options.out.exists() and not options.overwrite:
+        raise UserError(f"out={str(options.out)!r}: exists; use --overwrite")
+    shown = options.out.with_suffix(".html")
     reason = "is for JSON; end it in .json" if shown == options.out else None
     if shown.is_dir():
         reason = f"{shown.name} beside it is a folder; choose another file"
@@ -96,3 +96,4 @@ def _check_out(options: argparse.Namespace, shown: Path) -> None:
         reason = f"{shown.name} beside it exists; use --overwrite"
     if reason:
         raise UserError(f"out={str(options.out)!r}: {reason}")
+    return shown

@@ -1,6 +1,7 @@
 """A command outlives the terminal and the pipes that it was started with."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -16,8 +17,14 @@ def outlived() -> Iterator[None]:
 
     What cannot be written to standard error is dropped. The signals that end a process
     raise KeyboardInterrupt, as Ctrl-C does, unless they are ignored (`nohup`).
+
+    Standard output writes what its encoding lacks, or a name that is no UTF-8, as an
+    escape.
     """
     with contextlib.ExitStack() as stack:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            stack.callback(_on_error, sys.stdout, sys.stdout.errors)
+            _on_error(sys.stdout, "backslashreplace")
         if sys.stderr is not None:
             stack.enter_context(contextlib.redirect_stderr(_Dropping(sys.stderr)))
         for number in SIGNALS:
@@ -26,6 +33,11 @@ def outlived() -> Iterator[None]:
                     previous = signal.signal(number, signal.default_int_handler)
                     stack.callback(signal.signal, number, previous)
         yield
+
+
+def _on_error(stream: io.TextIOWrapper, errors: str | None) -> None:
+    with contextlib.suppress(OSError):  # it is flushed, and its reader may be dead
+        stream.reconfigure(errors=errors)
 
 
 def silence(stream: TextIO) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import json
 import shlex
 import shutil
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 import jax
 
-from leaps_jax import attacks, files, synthesis, training
+from leaps_jax import attacks, files, schemas, synthesis, training
 from leaps_jax.actions import scenes
 from leaps_jax.cli import arguments, inputs
 from leaps_jax.data import datasets
@@ -154,16 +153,18 @@ def _record(out: Path) -> dict[str, Any] | None:
     Raises:
       UserError: the record is damaged.
     """
-    path = out / _BEGUN / "record.json"
+    of, remedy = schemas.TrainRecord, "choose another folder, or --overwrite"
     try:
-        record = json.loads(path.read_text())
-        dict(record["identity"]), record["status"], record["steps"], record["seconds"]
-        return record
-    except (FileNotFoundError, NotADirectoryError):  # finished, or not begun
-        extra = checkpoints.extra(out)
-        return extra if "identity" in extra else None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"out={str(out)!r}: {path} is damaged; --overwrite") from None
+        try:
+            found = schemas.read(out / _BEGUN / "record.json", of, remedy)
+        except (FileNotFoundError, NotADirectoryError):  # finished, or not begun
+            extra = checkpoints.extra(out)
+            if "identity" not in extra:
+                return None
+            found = schemas.checked(out / "model.json", extra, of, remedy)
+    except UserError as error:
+        raise UserError(f"out={str(out)!r}: {error}") from None
+    return found.model_dump()
 
 
 def _identity(work: _Training, options: argparse.Namespace) -> dict[str, Any]:

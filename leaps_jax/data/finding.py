@@ -1,5 +1,6 @@
 """Finds the clips that names stand for: files, folders of frames, trees of classes."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -57,7 +58,9 @@ def find_clips(
 def expanded(path: PathLike) -> Path:
     """Puts the home folder for `~/`; a clip may have a name that starts with ~."""
     path = Path(path)
-    return path.expanduser() if path.parts[:1] == ("~",) else path
+    with contextlib.suppress(RuntimeError):  # the user has no home
+        return path.expanduser() if path.parts[:1] == ("~",) else path
+    return path
 
 
 def _find_in(path: Path, argument: str) -> list[Clip]:

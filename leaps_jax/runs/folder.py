@@ -16,7 +16,6 @@ is saved between two calls of the compiled steps, where nothing else is in fligh
 """
 
 import contextlib
-import json
 import re
 import shutil
 import time
@@ -28,7 +27,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from leaps_jax import evaluation, files, synthesis
+from leaps_jax import evaluation, files, schemas, synthesis
+from leaps_jax.data import limits
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps, counted, interruptible
@@ -258,23 +258,27 @@ def _held(
     ownership.check_links(folder)
     if not names:
         return None
-    try:
-        record = json.loads((folder / "run.json").read_text())
-        before = dict(record["identity"])
-        record["status"], record["step"], record["seconds"]
-        listed = [str(name) for name in record.get("files", ())]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        what = "run.json is damaged or of another program"
-        raise UserError(f"{out}: {what}; choose another folder") from None
+    record = _record(folder)
     if overwrite:
-        if not listed:
+        if not record["files"]:
             what = "its run.json lists no files, so none of them is deleted"
             raise UserError(f"{out}: {what}; choose another folder")
         return None
-    ownership.check_same(folder, before, identity)
+    ownership.check_same(folder, record["identity"], identity)
     if record["status"] == "finished" and not _has_videos(folder):
         record["status"] = "running"
     return record
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """The content of run.json."""
+    try:
+        found = schemas.read(
+            folder / "run.json", schemas.RunRecord, "choose another folder"
+        )
+    except UserError as error:
+        raise UserError(f"out={str(folder)!r}: {error}") from None
+    return found.model_dump()
 
 
 def _has_videos(folder: Path) -> bool:
@@ -310,8 +314,7 @@ def _open(folder: Path, new: dict[str, Any], overwrite: bool) -> dict[str, Any]:
 
 def _forget(folder: Path) -> None:
     """Deletes what run.json lists and the states; run.json is for the new run."""
-    listed = json.loads((folder / "run.json").read_text())["files"]
-    for name in map(str, listed):
+    for name in map(str, _record(folder)["files"]):
         if name in _FILES[1:] or re.fullmatch(_VIDEO, name):
             (folder / name).unlink(missing_ok=True)
     for path in (folder / "state").glob("*"):
@@ -400,15 +403,56 @@ def results(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: there is no run, or it has no results yet.
     """
+    run, remedy = f"run={str(folder)!r}", "give a folder that synthesize wrote"
     try:
-        record = json.loads((folder / "run.json").read_text())
-        with np.load(folder / "videos.npz") as arrays:
+        record = schemas.read(
+            folder / "run.json",
+            schemas.RunResults,
+            f"so it is no finished run; {remedy}",
+        )
+        found: dict[str, Any] = _arrays(folder / "videos.npz", len(record.classes))
+    except OSError as error:
+        reason = error.strerror or error
+        what = f"holds no finished run ({reason}: {error.filename}); {remedy}"
+        raise UserError(f"{run}: {what}") from None
+    except UserError as error:
+        raise UserError(f"{run}: {error}") from None
+    found |= record.model_dump(include={"settings", "identity", "classes"})
+    saved = page.read_videos(folder, record.classes, found["videos"])
+    return found | {"saved": saved}
+
+
+def _arrays(path: Path, count: int) -> dict[str, np.ndarray]:
+    """`videos` and `stimuli` of a file, which may be anybody's."""
+    remedy = "give a whole run"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = sum(info.file_size for info in archive.infolist())
+        limits.check_stored(stored)
+        with np.load(path) as arrays:
             found = {name: arrays[name] for name in ("videos", "stimuli")}
-        found |= {name: record.get(name, {}) for name in ("settings", "identity")}
-        found["classes"] = record["classes"]
-        return found | {
-            "saved": page.read_videos(folder, found["classes"], found["videos"])
-        }
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        what = "holds no finished run; give a folder that synthesize wrote"
-        raise UserError(f"run={str(folder)!r}: {what}") from None
+    except (MemoryError, OSError):
+        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # a damaged zip raises many kinds
+        what = f"is damaged ({str(error)[:100]}), so it is no finished run"
+        raise UserError(f"{path}: {what}; {remedy}") from None
+    videos, stimuli = found["videos"], found["stimuli"]
+    for name, values in found.items():
+        if not np.issubdtype(values.dtype, np.floating):
+            what = f"{name} of type {values.dtype}: must be float"
+            raise UserError(f"{path}: {what}; {remedy}")
+        if values.size and not (values.min() >= 0 and values.max() <= 1):  # nor NaN
+            what = f"{name}: pixels are not in [0, 1]"
+            raise UserError(f"{path}: {what}; {remedy}")
+    if videos.ndim != 5 or videos.shape[-1] != 3 or 0 in videos.shape:
+        what = f"videos of shape {videos.shape}: must be (n, t, h, w, 3)"
+        raise UserError(f"{path}: {what}; {remedy}")
+    if len(videos) != count:
+        what = f"{len(videos)} videos, and run.json has {count} classes"
+        raise UserError(f"{path}: {what}; {remedy}")
+    if stimuli.shape not in (videos.shape, (0, *videos.shape[1:])):
+        what = f"stimuli of shape {stimuli.shape}: must be that of the videos"
+        raise UserError(f"{path}: {what}, {videos.shape}; {remedy}")
+    return found

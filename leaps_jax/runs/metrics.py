@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from leaps_jax import files
+from leaps_jax import files, schemas
+from leaps_jax.errors import UserError
 from leaps_jax.runtime.engine import Snapshot
 from leaps_jax.synthesis import Problem
 
@@ -26,11 +27,10 @@ def read(path: Path) -> list[dict[str, Any]]:
     lines = []
     for line in path.read_bytes().splitlines():
         try:
-            value = json.loads(line)
-            if isinstance(value["step"], int):
-                lines.append(value)
-        except (ValueError, KeyError, TypeError):  # cut short by a kill, for example
+            found = schemas.parsed(path, line, schemas.Metrics, "leave it out")
+        except UserError:  # cut short by a kill, for example
             continue
+        lines.append(found.model_dump(exclude_unset=True))
     return lines
 
 

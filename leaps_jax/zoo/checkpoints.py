@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax import files
+from leaps_jax import files, schemas
 from leaps_jax.errors import UserError, listed
 from leaps_jax.model import ModelSpec, Moments
 
@@ -126,9 +126,7 @@ def _put_in_place(
             orbax.save(partial / "variables", tree)
         if moments is not None:
             _write_moments(partial / "moments.npz", moments)
-        (partial / "model.json").write_text(
-            json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8"
-        )
+        (partial / "model.json").write_bytes(_json(facts))
         # From here on nothing needs room. Without model.json there is no model.
         (folder / "model.json").unlink(missing_ok=True)
         shutil.rmtree(folder / "variables", ignore_errors=True)
@@ -138,6 +136,14 @@ def _put_in_place(
                 (partial / name).rename(folder / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _json(facts: dict[str, Any]) -> bytes:
+    """Names as they are; with escapes where a path in a command is no UTF-8."""
+    try:
+        return json.dumps(facts, indent=1, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(facts, indent=1).encode()
 
 
 def check_vacant(folder: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -166,8 +172,13 @@ def _foreign(folder: Path) -> bool:
 
 def unwritable(path: Path) -> str | None:
     """Why nothing can be written at a path, or None where it can."""
+    if "\0" in str(path):
+        return "is no path (it has a null byte)"
     path = path.absolute()
-    place = next(p for p in (path, *path.parents) if p.exists())
+    try:
+        place = next(p for p in (path, *path.parents) if p.exists())
+    except OSError as error:  # a name that is too long, say
+        return f"cannot be written ({error.strerror})"
     if place != path and not place.is_dir():
         return f"cannot be written ({place} is a file)"
     if not os.access(place, os.W_OK):
@@ -183,10 +194,21 @@ def is_model(folder: str | os.PathLike[str]) -> bool:
 def extra(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What else `save_model` was given; {} where there is no model to be read."""
     try:
-        facts = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
-        return dict(facts["extra"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return _facts(Path(folder)).extra
+    except (OSError, UserError):
         return {}
+
+
+def _facts(folder: Path) -> schemas.ModelFile:
+    """What model.json says."""
+    path, again = folder / "model.json", "make the checkpoint again"
+    found = schemas.read(path, schemas.Format, again).format
+    if found > FORMAT:
+        raise UserError(
+            f"{folder}: is of format {found}, this version reads up to {FORMAT}; update"
+            " leaps_jax"
+        )
+    return schemas.read(path, schemas.ModelFile, again)
 
 
 def load(folder: str | os.PathLike[str]) -> SavedModel:
@@ -199,21 +221,13 @@ def load(folder: str | os.PathLike[str]) -> SavedModel:
     folder = Path(folder).absolute()
     if not is_model(folder):
         raise UserError(f"{folder}: has no model.json, so it is no saved model")
+    facts = _facts(folder)
     try:
-        facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        known = facts["format"] <= FORMAT
-        if known:
-            spec = ModelSpec(**facts["spec"])
-            architecture, shapes = facts["architecture"], facts["shapes"]
-    except (ValueError, KeyError, TypeError) as error:
+        spec = ModelSpec(**facts.spec.model_dump())
+    except UserError as error:  # numbers that do not go together
         raise UserError(
-            f"{folder}/model.json: is damaged ({error}); make the checkpoint again"
+            f"{folder}/model.json: {error}; make the checkpoint again"
         ) from None
-    if not known:
-        raise UserError(
-            f"{folder}: is of format {facts['format']}, this version reads up to"
-            f" {FORMAT}; update leaps_jax"
-        )
     try:
         with checkpointer() as orbax:
             variables = orbax.restore(folder / "variables")
@@ -224,10 +238,14 @@ def load(folder: str | os.PathLike[str]) -> SavedModel:
             f"{folder}/variables: cannot be read ({_reason(error)}); make the"
             " checkpoint again"
         ) from None
-    _check_shapes(folder, variables, {k: tuple(v) for k, v in shapes.items()})
+    shapes = {name: tuple(shape) for name, shape in facts.shapes.items()}
+    _check_shapes(folder, variables, shapes)
     tensors = flat_tensors(variables)
-    digests = facts.get("digests", {})  # older folders have none
-    damaged = [name for name in digests if digest(tensors[name]) != digests[name]]
+    damaged = [
+        name
+        for name, known in facts.digests.items()
+        if name not in tensors or digest(tensors[name]) != known
+    ]
     try:
         if damaged:
             raise UserError(listed("tensors are damaged", damaged, most=3))
@@ -238,9 +256,9 @@ def load(folder: str | os.PathLike[str]) -> SavedModel:
     return SavedModel(
         variables,
         spec,
-        architecture,
+        facts.architecture.model_dump(),
         _read_moments(folder / "moments.npz"),
-        facts.get("extra", {}),
+        facts.extra,
     )
 
 

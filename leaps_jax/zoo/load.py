@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from leaps_jax.errors import UserError, nearest
-from leaps_jax.model import Model, ModelSpec, Moments
+from leaps_jax.model import MOST_CLASSES, Model, ModelSpec, Moments
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import checkpoints
 from leaps_jax.zoo.conversion import namings, rules, sources
@@ -58,7 +58,9 @@ def convert(
     if isinstance(source, Mapping):
         origin, tensors = "tensors", source
     else:
-        origin, tensors = os.fspath(source), sources.read(source)
+        # bytes of a path that are no UTF-8 cannot be kept in a checkpoint
+        origin = os.fsencode(source).decode("utf-8", "replace")
+        tensors = sources.read(source)
     try:
         name = _identified(tensors) if name is None else name
         naming = namings.recognise(name, tensors)
@@ -86,8 +88,7 @@ def _identified(tensors: Mapping[str, np.ndarray]) -> str:
 def _converted(
     name: str, tensors: Mapping[str, np.ndarray], naming: rules.Naming
 ) -> Any:
-    head = rules.head_shape(tensors, naming, "classifier")
-    outputs = head[0] if head else len(zoo.KINETICS_400)
+    outputs = _outputs(tensors, naming) or len(zoo.KINETICS_400)
     classes = tuple(f"class {i}" for i in range(outputs))
     if outputs == len(zoo.KINETICS_400):
         classes = zoo.KINETICS_400
@@ -106,9 +107,20 @@ def _converted(
         ) from None
 
 
+def _outputs(tensors: Mapping[str, np.ndarray], naming: rules.Naming) -> int | None:
+    """How many classes the classifier has; None where there is no classifier."""
+    head = rules.head_shape(tensors, naming, "classifier")
+    if head is None:
+        return None
+    if not head or not 0 < head[0] <= MOST_CLASSES:
+        what = f"its classifier of shape {head} is one of no classes"
+        raise UserError(f"{what}, or of too many; give trained weights")
+    return head[0]
+
+
 def _fits(name: str, tensors: Mapping[str, np.ndarray], naming: rules.Naming) -> bool:
-    outputs = rules.head_shape(tensors, naming, "classifier") or (1,)
-    module, _ = zoo.build(name, ("",) * outputs[0], **dict(naming.overrides))
+    classes = ("",) * (_outputs(tensors, naming) or 1)
+    module, _ = zoo.build(name, classes, **dict(naming.overrides))
     try:
         rules.place(tensors, naming, zoo.variable_shapes(module))
     except UserError:
@@ -223,7 +235,18 @@ def _located(reference: str) -> tuple[str, Path]:
     if not weights:
         given = "no weights given" if not at else "nothing after @"
         raise UserError(f"{given}; {_help(name)}")
-    path = Path(weights).expanduser()
+    try:
+        path = Path(weights).expanduser()
+    except RuntimeError:
+        what = "there is no such home folder; write the whole path"
+        raise UserError(f"{weights}: {what}") from None
+    try:
+        path.is_dir()
+    except OSError as error:  # a name that is too long, or a folder that is closed
+        reason = error.strerror or error
+        raise UserError(
+            f"{weights}: cannot be read ({reason}); give another path"
+        ) from None
     if path.is_file() or checkpoints.is_model(path):
         return name, path
     if os.path.basename(weights) == weights and weights in shipped(name):
@@ -387,16 +410,35 @@ def _saved(name: str, folder: Path) -> Model:
             f"{folder}: holds weights of {built.get('name')}, not of {name}; write"
             f" {built.get('name')}@{folder}"
         )
-    overrides = {k: _tuples(v) for k, v in built.get("overrides", {}).items()}
-    module, _ = zoo.build(
-        name,
-        saved.spec.classes,
-        frames=built["frames"],
-        size=built["size"],
-        **overrides,
-    )
-    checkpoints.check_fits(folder, saved.variables, zoo.variable_shapes(module))
+    overrides = {k: _tuples(v) for k, v in built["overrides"].items()}
+    try:
+        _check_depth(overrides, len(jax.tree.leaves(saved.variables)))
+        module, _ = zoo.build(
+            name,
+            saved.spec.classes,
+            frames=built["frames"],
+            size=built["size"],
+            **overrides,
+        )
+        shapes = zoo.variable_shapes(module)
+    except MemoryError:
+        raise
+    except Exception as error:  # the architecture's own words, of many kinds
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise UserError(
+            f"{folder}/model.json: architecture: cannot be built ({reason}); make the"
+            " checkpoint again"
+        ) from None
+    checkpoints.check_fits(folder, saved.variables, shapes)
     return Model(module, saved.variables, saved.spec, moments=saved.moments)
+
+
+def _check_depth(overrides: Mapping[str, Any], tensors: int) -> None:
+    """Refuses more blocks than a checkpoint has tensors: each is traced, at length."""
+    for name, value in overrides.items():
+        blocks = sum(value) if isinstance(value, tuple) else value
+        if "depth" in name and blocks > tensors:
+            raise UserError(f"{name}={value}: more blocks than tensors")
 
 
 def _tuples(value: Any) -> Any:

@@ -522,6 +522,30 @@ def test_copies_that_were_written_are_not_made_again(tmp_path):
     assert not os.listdir(tmp_path / "parts")
 
 
+def test_damaged_parts_of_a_row_are_made_again(tmp_path):
+    row = jobs.Row(7, 2, "a@b", "", "", "run", 4, 0)
+    videos = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1, 1)
+
+    def opened():
+        held = folder.Folder(tmp_path, jobs.Shard(1, 1), {})
+        held.open({})
+        return held
+
+    for copies in ([0], [2]):
+        assert not opened().add(row, copies, {"videos": videos[copies]}, ["total"])
+    parts = tmp_path / "parts" / "000007"
+    (parts / "a-b.npz").write_bytes(b"another's")
+    whole = (parts / "000002-000002.npz").read_bytes()
+    for content in (b"", b"PK", whole[:100], whole[:150] + b"?" + whole[151:]):
+        (parts / "000002-000002.npz").write_bytes(content)
+        assert opened().missing(row) == [1, 2, 3]
+        assert not (parts / "000002-000002.npz").exists()
+    held = opened()
+    assert held.missing(row) == [1, 2, 3]
+    assert held.add(row, [1, 2, 3], {"videos": videos[[1, 2, 3]]}, ["total"])
+    assert results(tmp_path)[7]["videos"].ravel().tolist() == [0, 1, 2, 3]
+
+
 def test_several_clips_are_decoded_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     both = threading.Barrier(2, timeout=30)

@@ -307,6 +307,79 @@ def test_nothing_heavy_is_imported_early():
     assert ran.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".",
+        "..",
+        "",
+        None,
+        3,
+        "/",
+        "../x.bin",
+        "sub/x.bin",
+        "a\0.bin",
+        "x" * 300 + ".bin",
+    ]
+    + ["model.safetensors.index.json", "gone.safetensors", "folder.safetensors"],
+)
+def test_an_index_of_shards_that_lies(tmp_path, name):
+    (tmp_path / "folder.safetensors").mkdir()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(UserError, match="weight_map.a|no such file|is a folder") as e:
+        sources.read(tmp_path)
+    assert "download it again" in one_line(e) or "no such file" in one_line(e)
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "null", '{"weight_map": [1]}', "{", "[" * 9**6]
+)
+def test_an_index_of_shards_that_is_none(tmp_path, content):
+    (tmp_path / "pytorch_model.bin.index.json").write_text(content)
+    with pytest.raises(UserError, match="index.json: .*; download it again") as error:
+        sources.read(tmp_path)
+    one_line(error)
+
+
+def test_links_and_pipes_that_lead_nowhere(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.symlink_to(".")  # a folder that holds itself
+    with pytest.raises(UserError, match="is a folder, where a file belongs"):
+        sources.read(tmp_path)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(UserError, match="has neither model.safetensors"):
+        sources.read(tmp_path)
+    os.mkfifo(tmp_path / "x.pth")
+    with pytest.raises(UserError, match="is no regular file"):
+        sources.read(tmp_path / "x.pth")
+    with pytest.raises(UserError, match="cannot be read .File name too long"):
+        sources.read(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse", "complex"])
+def test_tensors_of_kinds_that_are_not_read(tmp_path, kind):
+    torch = pytest.importorskip("torch")
+    tensor = {
+        "meta": lambda: torch.zeros(3, device="meta"),
+        "sparse": lambda: torch.eye(3).to_sparse(),
+        "complex": lambda: torch.zeros(3, dtype=torch.complex64),
+    }[kind]()
+    torch.save({"a": tensor}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="refused, .*save them dense, as float32") as e:
+        sources.read(tmp_path / "x.pth")
+    one_line(e)
+
+
+@pytest.mark.parametrize("shape", [(0, 2048), (), (2**21, 0)])
+def test_classifiers_of_no_classes_or_too_many(shape):
+    head = {"head.projection.weight": np.zeros(shape, np.float32)}
+    with pytest.raises(UserError, match="one of no classes, or of too many") as error:
+        loading._converted("slow_r50", head, resnet.SLOWFAST)
+    one_line(error)
+
+
 # ---- keys and shapes
 
 TOY = rules.Naming(
@@ -577,6 +650,41 @@ def test_wrong_checkpoints(tmp_path, model):
     with pytest.raises(UserError, match="cannot be read") as e:
         checkpoints.load(folder)
     one_line(e)
+
+
+STRANGE = {
+    "size": (("spec", "size"), 10**9, "spec.size=1000000000: must be less than"),
+    "pixels": (("spec",), {"frames": 65536, "size": 4096}, "a clip may have"),
+    "depth": (("architecture", "overrides"), {"depths": [10**5] * 4}, "more blocks"),
+    "kind": (("architecture", "overrides"), {"depths": "ab"}, "cannot be built"),
+    "twice": (("architecture", "overrides"), {"frames": 4}, "cannot be built"),
+    "field": (("architecture", "overrides"), {"dept": 4}, "did you mean depths"),
+    "digest": (("digests",), {"params/none": "0" * 64}, "are damaged: params/none"),
+    "overrides": (("architecture", "overrides"), [], "architecture.overrides=[]"),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_a_checkpoint_that_says_strange_things(tmp_path, model, case):
+    (*path, last), value, words = STRANGE[case]
+    folder = loading.save(model, tmp_path / "m")
+    facts = json.loads((folder / "model.json").read_text())
+    inner = facts
+    for part in path:
+        inner = inner[part]
+    inner[last] = inner[last] | value if isinstance(value, dict) else value
+    (folder / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError) as error:
+        loading.load_model(f"x3d_xs_small@{folder}")
+    assert words in one_line(error)
+    assert one_line(error).endswith("make the checkpoint again")
+
+
+def test_a_newer_format_may_be_of_another_form(tmp_path, model):
+    folder = loading.save(model, tmp_path / "m")
+    (folder / "model.json").write_text(json.dumps({"format": 2, "spec": "elsewhere"}))
+    with pytest.raises(UserError, match="is of format 2, .*update leaps_jax"):
+        checkpoints.load(folder)
 
 
 def test_references(tmp_path, monkeypatch, model):

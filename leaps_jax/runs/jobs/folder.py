@@ -14,8 +14,8 @@ killed goes on with the others.
 """
 
 import contextlib
-import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from leaps_jax import files
+from leaps_jax import files, schemas
 from leaps_jax.errors import UserError
 from leaps_jax.runs import ownership
 from leaps_jax.runs.jobs.table import Row, Shard
@@ -72,13 +72,12 @@ class Folder:
         with files.locked(self.path / ".jobs.lock", wait=True):
             try:
                 if file.exists():
-                    record = json.loads(file.read_text())
-                held = dict(record["weights"])
-                changed = ownership.differences(record["identity"], self._identity)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UserError(
-                    f"{out}: jobs.json is damaged; choose another"
-                ) from None
+                    remedy = "choose another folder"
+                    record = schemas.read(file, schemas.JobsRecord, remedy).model_dump()
+            except UserError as error:
+                raise UserError(f"{out}: {error}") from None
+            held = record["weights"]
+            changed = ownership.differences(record["identity"], self._identity)
             others = [n for n in weights if held.get(n, weights[n]) != weights[n]]
             if changed or others:
                 remedy = "" if changed else ", or put these weights back"
@@ -120,6 +119,9 @@ class Folder:
         """The copies of a row that is not done that are still to be made."""
         if row.number not in self._begun:
             return list(range(row.copies))
+        for _, _, path in self._parts(row.number):
+            if _damaged(path):  # its copies are made again
+                path.unlink()
         have = {c for a, b, _ in self._parts(row.number) for c in range(a, b)}
         return [copy for copy in range(row.copies) if copy not in have]
 
@@ -175,12 +177,24 @@ class Folder:
         """(first copy, one after the last, path), in order."""
         found = []
         for path in sorted(self._parts_of(number).glob("*-*.npz")):
-            first, _, last = path.stem.partition("-")
-            found.append((int(first), int(last) + 1, path))
+            if match := re.fullmatch(r"([0-9]{6})-([0-9]{6})\.npz", path.name):
+                first, last = map(int, match.groups())
+                found.append((first, last + 1, path))
         return found
 
     def _forget_parts(self, number: int) -> None:
         shutil.rmtree(self._parts_of(number), ignore_errors=True)
+
+
+def _damaged(path: Path) -> bool:
+    """Whether a part cannot be read; a zip has checksums."""
+    try:
+        with np.load(path) as file:
+            return not [file[name] for name in file.files]
+    except MemoryError:
+        raise
+    except Exception:  # of a damaged zip, of many kinds
+        return True
 
 
 def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:

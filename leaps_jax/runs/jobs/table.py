@@ -4,6 +4,7 @@ import array
 import csv
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,10 @@ def survey(table: Path) -> Survey:
     Raises:
       UserError: it is no table of jobs, or two of its rows are the same job.
     """
+    where = f"jobs={str(table)!r}"
+    if not os.path.isfile(table) and os.path.exists(table):  # a pipe: <(cat jobs.csv)
+        what = "is no regular file, and a table is read more than once"
+        raise UserError(f"{where}: {what}; save it to a file")
     models: set[str] = set()
     verifiers: set[str] = set()
     jobs, lines = array.array("q"), array.array("q")  # 16 bytes a row
@@ -96,7 +101,6 @@ def survey(table: Path) -> Survey:
         verifiers.add(verifier)
         jobs.append(hash((model, verifier, stimulus, label, seed or str(number))))
         lines.append(line)
-    where = f"jobs={str(table)!r}"
     if not jobs:
         raise UserError(f"{where}: has no rows below the header; add some")
     if same := _repeated(np.array(jobs)):

@@ -1,7 +1,7 @@
 """Reads published weight files into NumPy arrays, without running their code."""
 
-import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,6 +10,7 @@ import flax.serialization
 import flax.traverse_util
 import numpy as np
 
+from leaps_jax import schemas
 from leaps_jax.errors import UserError
 from leaps_jax.zoo.conversion import pickles, torch_files
 
@@ -40,10 +41,22 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     (64, 3, 1, 7, 7)
     """
     path = Path(path)
+    try:
+        return _read_folder(path) if path.is_dir() else _read_file(path)
+    except OSError as error:  # of the file, or of a folder above it
+        reason = error.strerror or error
+        raise UserError(
+            f"{path}: cannot be read ({reason}); check name and permissions"
+        ) from None
+
+
+def _read_file(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
-        return _read_folder(path)
+        raise UserError(f"{path}: is a folder, where a file belongs; download it again")
     if not path.exists():
         raise UserError(f"{path}: no such file")
+    if not path.is_file():  # the writer of a pipe would be waited for
+        raise UserError(f"{path}: is no regular file; give a file of weights")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: is empty; download it again")
     if path.suffix not in _READERS:
@@ -66,19 +79,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def _read_folder(folder: Path) -> dict[str, np.ndarray]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).exists():
-            return read(folder / name)
+            return _read_file(folder / name)
         index = folder / f"{name}.index.json"
         if index.exists():
-            try:
-                shards = sorted(
-                    set(json.loads(index.read_text())["weight_map"].values())
-                )
-            except (ValueError, KeyError, AttributeError):
-                raise UserError(f"{index}: is no index of shards") from None
+            found = schemas.read(index, schemas.ShardIndex, "download it again")
             tensors: dict[str, np.ndarray] = {}
-            for shard in shards:
-                # a name, not a path: an index cannot point outside its folder
-                tensors |= read(folder / Path(shard).name)
+            for shard in sorted(set(found.weight_map.values())):
+                tensors |= _read_file(folder / shard)
             return tensors
     raise UserError(
         f"{folder}: has neither model.safetensors nor pytorch_model.bin (nor model.json"
@@ -113,7 +120,8 @@ def _read_safetensors(path: Path) -> Any:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (TypeError, ValueError, KeyError):  # NumPy has no bfloat16 or float8
+    except (TypeError, ValueError, KeyError, AttributeError):
+        # NumPy has no bfloat16 or float8
         return _read_safetensors_raw(path)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -173,6 +181,11 @@ def _read_flax(path: Path) -> Any:
 
 def _refuse(path: Path, what: str) -> NoReturn:
     what = _brief(what)
+    if re.match(r"torch\._utils\._rebuild_|torch\.\w+Storage", what):
+        raise UserError(
+            f"{path}: refused, it holds tensors of a kind that is not read ({what}):"
+            " sparse, quantized, complex or without values; save them dense, as float32"
+        )
     raise UserError(
         f"{path}: refused, its pickle asks for {what}, which could run code; give a"
         " file that holds tensors alone"
