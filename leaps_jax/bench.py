@@ -162,7 +162,7 @@ def place(
 
 
 def ceilings(device: jax.Device) -> tuple[float, float]:
-    """What a device does at best: FLOP/s of a matrix product, bytes/s of a copy.
+    """The limits of a device: FLOP/s of a matrix product, bytes/s of a copy.
 
     A product of 8192 x 8192 random bfloat16 matrices and a copy of 1 GiB, read and
     written; on a CPU of 1024 x 1024 float32 ones and of 64 MiB.

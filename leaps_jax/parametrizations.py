@@ -134,7 +134,7 @@ def fourier(
 
 
 def _half_spectrum(spec: ModelSpec) -> tuple[int, int, int]:
-    """Of a real video: the other half is its mirror image."""
+    """The half of a real video's spectrum that is stored; the other is its mirror."""
     return spec.frames, spec.size, spec.size // 2 + 1
 
 

@@ -173,7 +173,7 @@ class Steps:
 
 
 class _Numbers(ProgressColumn):
-    """As many numbers as the other columns leave room for."""
+    """A column of numbers, as many as fit beside the other columns."""
 
     def __init__(self, bar: Progress):
         super().__init__()
@@ -253,9 +253,10 @@ class Stop:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Stop]:
-    """Has the first signal that asks to end be noted and answered, not end the work.
+    """Notes the first signal that asks to end and answers it; the work goes on.
 
-    The second raises KeyboardInterrupt. Signals that are ignored (`nohup`) stay so.
+    The caller looks at the result and ends in order. A second signal raises
+    KeyboardInterrupt. Signals that are ignored (`nohup`) stay so.
     """
     stop = Stop()
 

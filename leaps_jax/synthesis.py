@@ -192,7 +192,7 @@ def iterate(
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What `synthesize` returns.
+    """The result of `synthesize`.
 
     Attributes:
       videos: (n, t, h, w, 3) pixels in [0, 1], per video the best of the run.

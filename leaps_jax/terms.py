@@ -1,4 +1,4 @@
-"""What a loss is made of: terms, and their weighted sums.
+"""Terms of a loss, and their weighted sums.
 
 A term is a function `Context -> loss per video (b,)` with a name. It never knows its
 own weight. Objectives add, subtract and scale, so a new one is an expression:
@@ -37,7 +37,7 @@ class Primed(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """All that a term may use, for a batch of b videos on one device.
+    """The inputs of a term, for a batch of b videos on one device.
 
     Attributes:
       video: (b, t, h, w, 3), normalised, without the random view of the step.
@@ -114,7 +114,7 @@ class Objective:
 
     @property
     def cells(self) -> frozenset[int]:
-        """Of the terms that use the stimulus by time."""
+        """The `cells` of the terms that use the stimulus by time."""
         return frozenset(
             term.cells for _, term in self.terms if "stimulus by time" in term.uses
         )

@@ -29,7 +29,7 @@ from leaps_jax.transforms import Transform, chain
 
 
 class State(flax.struct.PyTreeNode):
-    """What changes from step to step; the leading axis of every leaf is the video.
+    """The state of an optimisation; the leading axis of every leaf is the video.
 
     Randomness depends on `seed`, `index` and `step` alone.
 

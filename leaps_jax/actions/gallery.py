@@ -35,7 +35,7 @@ _FILES = r"sheet\.png|sheet\.mp4|clips/({})/\d{{3,}}\.mp4".format(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a clip looks like.
+    """The appearance of a clip.
 
     Attributes:
       frames: that a model takes of it.

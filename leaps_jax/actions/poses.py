@@ -1,4 +1,4 @@
-"""What a figure does in each class: its pose over time."""
+"""The pose of a figure over time, for each class."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What a user is told when the memory does not suffice."""
+"""The error of a command that does not fit the memory."""
 
 import argparse
 

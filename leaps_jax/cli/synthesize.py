@@ -204,7 +204,7 @@ def _run_here(options: argparse.Namespace, config: Config) -> int:
 def _problem(
     options: argparse.Namespace, config: Config
 ) -> tuple[synthesis.Problem, dict[str, Any], dict[str, Model], list[str]]:
-    """What to run, the settings that define it, the judges, and what to tell."""
+    """The problem, the settings that define it, the judges, and notes for the user."""
     objective = objectives.METHODS[options.method](config)
     needs_stimulus = objective.primed or config.init == "stimulus"
     if needs_stimulus and not options.stimulus:

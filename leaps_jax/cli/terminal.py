@@ -13,7 +13,7 @@ from leaps_jax.progress import SIGNALS
 
 @contextlib.contextmanager
 def outlived() -> Iterator[None]:
-    """Has a block not end because nobody reads what it says.
+    """Keeps a block running when nobody reads its output any more.
 
     What cannot be written to standard error is dropped. The signals that end a process
     raise KeyboardInterrupt, as Ctrl-C does, unless they are ignored (`nohup`).

@@ -133,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Training:
-    """What a command trains: a model by its name in the zoo, on what, and how."""
+    """A training: a model by its name in the zoo, its data, and the recipe."""
 
     name: str
     model: Model
@@ -148,7 +148,7 @@ _BEGUN = ".training"
 
 
 def _record(out: Path) -> dict[str, Any] | None:
-    """What a folder tells of its training; None where it has none.
+    """The record of the training in a folder; None where it has none.
 
     Raises:
       UserError: the record is damaged.
@@ -168,7 +168,7 @@ def _record(out: Path) -> dict[str, Any] | None:
 
 
 def _identity(work: _Training, options: argparse.Namespace) -> dict[str, Any]:
-    """All that decides the weights, flat; data and weights by their contents."""
+    """All that determines the weights, flat; data and weights by their contents."""
     spec = dataclasses.asdict(work.model.spec)
     decides = {key: spec[key] for key in ("frames", "size", "stride", "classes")}
     decides |= {"model": work.name, "dtype": options.dtype}
@@ -316,7 +316,7 @@ def _robust(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _model(name: str, options: argparse.Namespace, classes: tuple[str, ...]) -> Model:
-    """What training starts from."""
+    """The model that training starts from."""
     clip = {"frames": options.frames, "size": options.size, "stride": options.stride}
     if not options.start:
         return loading.initialize(

@@ -59,7 +59,7 @@ ORDERS: dict[str, Change] = {
 
 
 class Answers(NamedTuple):
-    """What a model makes of videos.
+    """The logits and features that a model computes for videos.
 
     Attributes:
       probabilities: (n, classes).
@@ -144,7 +144,7 @@ def seen(model: Model, videos: np.ndarray, batch: int | None = None) -> np.ndarr
 
 
 def judge(model: Model, videos: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """What a model sees in videos.
+    """The class that a model sees in each video, and how sure it is.
 
     Args:
       model: the judge; classes are matched by name.

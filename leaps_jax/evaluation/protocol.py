@@ -138,7 +138,7 @@ def _check(sources, classes, judges, marks) -> None:
 
 
 class _Verdict(NamedTuple):
-    """Of one judge on one source.
+    """The scores of one judge on one source.
 
     Attributes:
       report: what is told of it.
@@ -153,7 +153,7 @@ class _Verdict(NamedTuple):
 
 
 class _Settings(NamedTuple):
-    """What is the same for all judges and sources."""
+    """Facts of the videos themselves, the same for all judges."""
 
     classes: Sequence[str]
     partners: Partners

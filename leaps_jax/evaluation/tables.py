@@ -227,7 +227,7 @@ def of(report: Mapping[str, Any]) -> list[Rows]:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What must be said beside the tables, a line each."""
+    """Notes below the tables, a line each."""
     runs = report["runs"].values()
     marks = dict.fromkeys(
         told["mark"] for run in runs for told in run["judges"].values() if told["mark"]

@@ -107,7 +107,7 @@ _WARPS = 1
 
 @jax.custom_vjp
 def _attend_over_time_in_one_kernel(qkv: jax.Array) -> jax.Array:
-    """Of several places in one matrix product, those of other places masked."""
+    """Several places in one matrix product; scores between places are masked."""
     return _by_tokens(_over_time, 1, qkv)[..., 0, :, :]
 
 

@@ -51,7 +51,7 @@ def convolve(
 
 
 def native(x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3) -> jax.Array:
-    """As XLA's 3D convolution."""
+    """XLA's 3D convolution."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -73,7 +73,7 @@ def _with_products(
 def _in_two_dimensions(
     x: jax.Array, kernel: jax.Array, stride: Size3, padding: Size3, **options: Any
 ) -> jax.Array:
-    """As a 2D convolution; `options` are those of `_convolve_frames`."""
+    """A 2D convolution; `options` are those of `_convolve_frames`."""
     b, t, h, w, c = x.shape
     steps = kernel.shape[0]
     if steps > 1 and kernel.shape[1:3] == (1, 1) and padding[1:] == (0, 0):

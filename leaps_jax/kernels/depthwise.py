@@ -49,7 +49,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
 
 
 def native(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
-    """As XLA's convolution with a group per channel."""
+    """XLA's convolution with a group per channel."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -61,7 +61,7 @@ def native(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
 
 
 def shifted_products(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
-    """As the sum of shifted products that it stands for."""
+    """The sum of shifted products that defines it."""
     b, *size, c = x.shape
     margins = [(0, 0), *((k // 2, k // 2) for k in kernel.shape[:3]), (0, 0)]
     padded = jnp.pad(x, margins)
@@ -76,7 +76,7 @@ def shifted_products(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Arra
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def fused(x: jax.Array, kernel: jax.Array, stride: Size3) -> jax.Array:
-    """As one kernel, for GPUs. The gradient of its input is the same kernel."""
+    """One kernel, for GPUs; the gradient of its input is the same kernel."""
     t, h, w = (-(-n // s) for n, s in zip(x.shape[1:4], stride, strict=True))
     return _correlate(x, kernel, (t, h, w), stride, (1, 1, 1))
 

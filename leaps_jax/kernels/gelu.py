@@ -30,7 +30,7 @@ def gelu(x: jax.Array, tanh: bool) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def fused(x: jax.Array, tanh: bool) -> jax.Array:
-    """As one kernel, for GPUs."""
+    """One kernel, for GPUs."""
     return _elementwise(_gelu_by_tanh if tanh else _gelu, x, name="gelu")
 
 

@@ -44,13 +44,13 @@ def max_pool(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.
 
 
 def plain(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.Array:
-    """As XLA's window reduction."""
+    """XLA's window reduction."""
     return nn.max_pool(x, window, stride, [(p, p) for p in padding])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def fused(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.Array:
-    """As one kernel, for GPUs; every frame by itself."""
+    """One kernel, for GPUs; every frame by itself."""
     y, *_ = _maxima(x, window, stride, padding, positions=False)
     return y
 

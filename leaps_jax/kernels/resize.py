@@ -48,7 +48,7 @@ def resize(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def by_neighbours(video: jax.Array, before: Size2, after: Size2) -> jax.Array:
-    """As one kernel."""
+    """One kernel, for GPUs."""
     return _sums(video, *map(interpolation, before, after))
 
 
@@ -63,7 +63,7 @@ by_neighbours.defvjp(
 
 
 def interpolation(before: int, after: int) -> np.ndarray:
-    """What each pixel of an axis takes of those before, (after, before).
+    """The weights of the old pixels of an axis in each new one, (after, before).
 
     A triangle around its own place, which is wider where there were more pixels.
 

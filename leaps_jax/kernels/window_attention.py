@@ -126,11 +126,11 @@ class _Layout:
 
     @property
     def windows(self) -> int:
-        """Of one video."""
+        """The number of windows of one video."""
         return math.prod(self.shape[1:4]) // self.tokens
 
     def rows(self, number: jax.Array, head: jax.Array, token: jax.Array) -> jax.Array:
-        """Those of some tokens of a window, numbered over all videos."""
+        """The rows of some tokens of a window, numbered over all videos."""
         windows, tokens = self.windows, self.tokens
         row, number = jax.lax.div(number, windows), jax.lax.rem(number, windows)
         for n, k, s in zip(self.shape[1:4], self.window, self.shift, strict=True):
@@ -294,7 +294,7 @@ def _by_window(kernel, name, layout, out_shape, arrays, table):
 
 
 class _Program:
-    """Of a kernel: one window, one head, and some tokens of its own."""
+    """One program of a kernel: one window, one head, and some tokens of its own."""
 
     def __init__(self, layout: _Layout, d: int):
         self.layout, self.d = layout, d
@@ -312,7 +312,7 @@ class _Program:
         return jax.lax.fori_loop(0, blocks, add, zeros)
 
     def rows(self, token: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of tokens, and which there are."""
+        """The numbers of tokens, and which of them exist."""
         real = token < self.layout.tokens
         rows = self.layout.rows(self.number, self.head, token)
         # not where another token is: the interpreter writes what is masked, too
@@ -347,7 +347,7 @@ def _product(a: jax.Array, b: jax.Array, over: int) -> jax.Array:
 
 
 def _exp2(x: jax.Array) -> jax.Array:
-    """As `jnp.exp2`, which has three more instructions for what is nearly zero."""
+    """`jnp.exp2` without the three instructions that it has for nearly zero results."""
     (y,) = triton.elementwise_inline_asm(
         "ex2.approx.ftz.f32 $0, $1;",
         args=[x],

@@ -1,4 +1,4 @@
-"""What multiscale vision transformers share: patches, positions and pooling attention.
+"""Parts of multiscale vision transformers: patches, positions and pooling attention.
 
 Tokens are a sequence (b, n, c): class tokens, then those of a grid (t, h, w) in order.
 The modules are told the grid.
@@ -51,7 +51,7 @@ def pooled(grid: Size3, stride: int) -> Size3:
 
 
 def key_stride(stage: int) -> int:
-    """Of the pooling of keys and values: less where there are fewer tokens.
+    """The stride of the pooling of keys and values, smaller where tokens are few.
 
     >>> [key_stride(stage) for stage in range(4)]
     [8, 4, 2, 1]
@@ -159,7 +159,7 @@ def distances(queries: int, keys: int) -> np.ndarray:
 
 
 class RelativePosition(nn.Module):
-    """What the way from a query to a key adds to their score.
+    """Relative position bias: what the way from a query to a key adds to their score.
 
     It is a sum over time, height and width, each the product of the query with an
     embedding of the distance along that axis. A query has its products with the

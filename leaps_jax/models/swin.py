@@ -90,7 +90,7 @@ class WindowAttention(nn.Module):
         return dense(c, name="proj")(x[:, :t, :h, :w])
 
     def _bias(self, window: Sequence[int]) -> jax.Array:
-        """What is added to scores, (heads, n, n)."""
+        """The relative position bias, (heads, n, n)."""
         offsets = math.prod(2 * k - 1 for k in self.window)
         table = self.param(
             "relative_position_bias", truncated_normal, (offsets, self.heads)

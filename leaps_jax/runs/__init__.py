@@ -1,1 +1,1 @@
-"""What runs write: their folders and pictures, and large runs from tables."""
+"""Folders and pictures of runs, and large runs from tables."""

@@ -222,7 +222,7 @@ def check(
     *,
     overwrite: bool = False,
 ) -> dict[str, Any] | None:
-    """What `execute` would go on with: the content of `run.json`, None for a new run.
+    """The content of `run.json` that `execute` would resume; None for a new run.
 
     Raises:
       UserError: the folder holds something else or cannot be written.
@@ -235,7 +235,7 @@ _BY_CONTENTS = ("stimulus", "model", "verifier")
 
 
 def _identity(problem: Problem, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All that makes two runs one, flat, as JSON would give it back."""
+    """All that identifies a run, flat, as JSON would give it back."""
     compared = {k: v for k, v in settings.items() if k not in (*_BY_CONTENTS, "config")}
     compared |= settings.get("config", {}) | _digests(problem)
     return ownership.plain(compared)
@@ -395,7 +395,7 @@ def _write_arrays(folder: Path, problem: Problem, videos: np.ndarray) -> np.ndar
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """What a run made: `videos` and `stimuli` (n, t, h, w, 3), and n `classes`.
+    """The results of a run: `videos` and `stimuli` (n, t, h, w, 3), and n `classes`.
 
     Its `settings` and `identity` are those of run.json, empty where it has none;
     `saved` are the videos as read back from their mp4 files, None where one is missing.

@@ -41,7 +41,7 @@ def keep(path: Path, step: int) -> None:
 
 
 def _lines(problem: Problem, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    """What metrics.jsonl tells of the steps of a snapshot."""
+    """The lines of metrics.jsonl for the steps of a snapshot."""
     weights = problem.objective.weights
     first = snapshot.step - len(snapshot.metrics["total"]) + 1
     for row, total in enumerate(snapshot.metrics["total"]):

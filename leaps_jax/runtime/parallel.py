@@ -44,7 +44,7 @@ def own(n: int, devices: Sequence[jax.Device]) -> np.ndarray:
 
 
 def held(n: int, devices: Sequence[jax.Device]) -> np.ndarray:
-    """As `own`; a process without videos gets the last video, as padding."""
+    """Like `own`, but a process without videos gets the last video as padding."""
     numbers = own(n, devices)
     return numbers if len(numbers) else np.array([n - 1])
 
@@ -193,7 +193,7 @@ def map_steps(
 
 
 def on_local_arrays(compiled: Callable, devices: Sequence[jax.Device]) -> Callable:
-    """Has an executable over several processes take and give arrays of this process.
+    """Wraps an executable of several processes to take and return this one's arrays.
 
     An uncompiled function of `map_over_devices` does that by itself, but takes no
     compiler options; its executable takes and gives global arrays.

@@ -103,7 +103,7 @@ def build(
 
 
 def architecture(name: str, module: nn.Module) -> dict[str, Any]:
-    """What `build` needs to make `module` again, apart from classes: JSON-able.
+    """The arguments with which `build` makes `module` again, but classes: JSON-able.
 
     >>> module, _ = build("x3d_m", ("a",), size=96, shortcut_norm_on_stride=False)
     >>> architecture("x3d_m", module)["overrides"]

@@ -35,7 +35,7 @@ _PARTIAL = ".new-"  # begins the name of a folder in which a model is written
 
 @dataclasses.dataclass(frozen=True)
 class SavedModel:
-    """What a model's folder holds.
+    """The content of a model's folder.
 
     Attributes:
       variables: NumPy arrays, as `module.init` would return them.
@@ -192,7 +192,7 @@ def is_model(folder: str | os.PathLike[str]) -> bool:
 
 
 def extra(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What else `save_model` was given; {} where there is no model to be read."""
+    """The `extra` of a saved model; {} where there is none to be read."""
     try:
         return _facts(Path(folder)).extra
     except (OSError, UserError):
@@ -200,7 +200,7 @@ def extra(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _facts(folder: Path) -> schemas.ModelFile:
-    """What model.json says."""
+    """The content of model.json."""
     path, again = folder / "model.json", "make the checkpoint again"
     found = schemas.read(path, schemas.Format, again).format
     if found > FORMAT:
@@ -372,7 +372,7 @@ def _read_moments(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]] | None
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Has what Orbax raises in a block, on a full disk for example, be an OSError."""
+    """Turns the errors of Orbax, on a full disk for example, into OSErrors."""
     try:
         yield
     except (MemoryError, OSError):
@@ -386,7 +386,7 @@ def _reason(error: Exception) -> str:
 
 
 def checkpointer() -> Any:
-    """What saves and restores a tree of arrays; a context manager.
+    """Saves and restores a tree of arrays; a context manager.
 
     Each of several processes reads and writes by itself and waits for none.
     """

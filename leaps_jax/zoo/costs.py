@@ -1,4 +1,4 @@
-"""What a network costs: the multiply-accumulates of its convolutions and products.
+"""Multiply-accumulates of the convolutions and matrix products of a network.
 
 They are counted in its trace, in float32: for that no machine leaves anything to cuDNN
 or adds tokens. On a GPU X3D counts 1.5 % more, where its channels are filled up.
@@ -22,13 +22,13 @@ from leaps_jax.zoo import build as zoo
 
 @functools.cache
 def gmacs(name: str, classes: int = 400) -> float:
-    """Those of a model of the zoo for one clip, in 1e9. Papers call this GFLOPs."""
+    """Of a model of the zoo for one clip, in 1e9; papers call this GFLOPs."""
     module, _ = zoo.build(name, ("",) * classes)
     return macs(module) / 1e9
 
 
 def macs(module: nn.Module) -> int:
-    """Those of a module of the zoo, for one clip of its frames and size."""
+    """Of a module of the zoo, for one clip of its frames and size."""
     return sum(macs for macs, _ in _products_of(module))
 
 

@@ -117,7 +117,7 @@ def _restored(
 
 
 def _saved(folder: Path) -> Iterator[Iterator[list[Any]]]:
-    """Of each state, the last first, the leaves of its parts; they are read late."""
+    """The leaves of the parts of each state, the last state first; read when used."""
     if not folder.is_dir():
         return
     found: dict[tuple[int, int], set[int]] = {}

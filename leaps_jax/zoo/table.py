@@ -1,4 +1,4 @@
-"""What is known of every model without its weights: one literal table."""
+"""The facts of every model, without its weights: one literal table."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What is known of a model without its weights.
+    """The facts of a model, without its weights.
 
     Attributes:
       name: in this zoo.

@@ -1,4 +1,4 @@
-"""What a run of jobs writes.
+"""The folder of a run of jobs.
 
     rows/000/000123.npz   row 123, once all its copies are done: `videos` (copies, t, h,
                           w, 3) uint8, `labels`, `loss` of each video as it is, `final`

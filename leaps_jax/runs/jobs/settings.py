@@ -1,4 +1,4 @@
-"""What all rows of a run have in common."""
+"""The settings that all rows of a run share."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from leaps_jax.zoo import load as loading
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What all rows of a run have in common; see `leaps-jax synthesize --help`."""
+    """The settings that all rows of a run share; see `leaps-jax synthesize --help`."""
 
     method: str
     config: Config
@@ -38,12 +38,12 @@ class Settings:
                 raise UserError(f"{name}={value}: must be at least 1")
 
     def clip(self) -> dict[str, Any]:
-        """What replaces the numbers of a model's spec."""
+        """The given numbers that replace those of a model's spec."""
         given = {name: getattr(self, name) for name in ("frames", "size", "stride")}
         return {name: value for name, value in given.items() if value is not None}
 
     def identity(self, survey: Survey, batch: int) -> dict[str, Any]:
-        """What makes two runs one, flat, as JSON would give it back."""
+        """All that identifies a run, flat, as JSON would give it back."""
         flat = dataclasses.asdict(self)
         for name in ("remat", "data_dir"):
             del flat[name]

@@ -67,7 +67,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What is known of a table before its first row is done.
+    """The facts of a table, before its first row is done.
 
     Attributes:
       rows: how many there are, good and bad.

@@ -31,7 +31,7 @@ class HarmlessUnpickler(pickle.Unpickler):
     """Refuses whatever is not NumPy's arrays, numbers, text and containers."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What the pickle gets for a name.
+        """Resolves a name of the pickle.
 
         Raises:
           Refused: it is none of those listed.
