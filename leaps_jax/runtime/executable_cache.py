@@ -278,7 +278,7 @@ def _kept(path: Path, key: bytes, devices: Sequence[jax.Device]) -> Any | None:
 
 
 def _signature(path: Path, key: bytes, content: bytes | memoryview) -> bytes:
-    """The signature covers the file name too, so that no program can replace another."""
+    """Covers the name of the file, too, so that no program can replace another."""
     signed = hmac.new(key, path.name.encode(), hashlib.sha256)
     signed.update(content)
     return signed.digest()

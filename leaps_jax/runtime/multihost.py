@@ -82,7 +82,7 @@ def first() -> bool:
 
 
 def exchange(value: Any) -> list[Any]:
-    """Gathers a JSON-able value from every process, in their order; all must call it."""
+    """Gathers a JSON-able value of every process, in their order; all must call it."""
     if jax.process_count() == 1:
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
