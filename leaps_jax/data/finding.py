@@ -80,7 +80,10 @@ def _find_in(path: Path, argument: str) -> list[Clip]:
             clips.append(Clip(child))
         elif child.is_dir():
             if not child.name.isprintable():  # it would be written in many places
-                what = f"the class folder {child.name!r} has unprintable characters"
+                fault = "has unprintable characters"
+                if "\udc80" <= max(child.name) <= "\udcff":  # bytes, as Python has them
+                    fault = "is not UTF-8"
+                what = f"the class folder {child.name!r} {fault}"
                 raise bad_argument(argument, path, f"{what}; rename it")
             inside = [Clip(c, child.name) for c in _children(child) if _is_clip(c)]
             if not inside:

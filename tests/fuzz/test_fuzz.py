@@ -42,7 +42,7 @@ from leaps_jax.config import Config
 from leaps_jax.data.clips import read_clip
 from leaps_jax.errors import UserError
 from leaps_jax.runs import folder as runs
-from leaps_jax.runs import jobs, metrics
+from leaps_jax.runs import jobs, metrics, ownership
 from leaps_jax.runs.jobs import folder as job_folder
 from leaps_jax.runs.jobs import table as job_table
 from leaps_jax.zoo import build as zoo
@@ -174,12 +174,14 @@ def check_record(folder: Path, good: dict, case: tuple) -> str:
         path.parent.mkdir(exist_ok=True)
         written(path, record)
         held = job_folder.Folder(path.parent, jobs.Shard(1, 1), good[kind]["identity"])
-        read_or_refused(held.open, {"a@b": "0" * 64})
-        after = json.loads(path.read_text())
-        if "a@b" not in record.get("weights", {}) if type(record) is dict else False:
-            return REFUSED if same(after, record) else RIGHT  # noted anew
-        assert same(after, record)
-        found = read_or_refused(schemas.read, path, schemas.JobsRecord, "replace it")
+        noted = {"a@b": "0" * 64}
+        read_or_refused(held.open, noted)
+        declared = (path, record, schemas.JobsRecord, "replace it")
+        found = read_or_refused(schemas.checked, *declared)
+        wanted = record
+        if found and not ownership.differences(found.identity, good[kind]["identity"]):
+            wanted = record | {"weights": noted | record["weights"]}
+        assert same(json.loads(path.read_text()), wanted)
     elif kind == "train":
         path = folder / ".training" / "record.json"
         path.parent.mkdir(exist_ok=True)
@@ -293,7 +295,7 @@ ASKED = [
     lambda proof: (Path.touch, (Path(proof),)),
     lambda proof: (os.mkdir, (str(proof),)),
     lambda proof: (subprocess.Popen, (["touch", str(proof)],)),
-    lambda proof: (getattr, (os, "system")),
+    lambda proof: (getattr, (Path, "touch")),
     lambda proof: (map, (os.mkdir, [str(proof)])),
     lambda proof: (np.load, (str(proof),)),
     lambda proof: (np.fromfile, (str(proof),)),
@@ -313,7 +315,7 @@ def check_code(folder: Path, proof: Path, case: tuple) -> str:
     content = {"state_dict": {"a": nested(Calls(asked), wrappers)}}
     try:
         pickled = pickle.dumps(content, protocol)
-    except Exception:  # some cannot be pickled by an old protocol
+    except Exception:  # an old protocol lacks some
         pickled = pickle.dumps(content, 4)
     path = folder / f"x.{kind}"
     if kind == "pth":
@@ -465,9 +467,7 @@ def check_clip(folder: Path, good: dict, case: tuple) -> str:
         assert edits, "a whole clip was refused"
         return REFUSED
     assert found.dtype == np.uint8 and found.ndim == 4 and found.shape[-1] == 3
-    if found.shape == pixels.shape and clip_files.rms(found, pixels) < 8:
-        return RIGHT
-    return OTHER
+    return RIGHT if np.array_equal(found, pixels) else OTHER
 
 
 def check_array(folder: Path, good: bytes, edits: list) -> str:
