@@ -5,7 +5,8 @@
     videos.npz      videos and stimuli (n, t, h, w, 3) float32 in [0, 1], labels (n,)
     videos/         NNN_<class>.mp4, and the stimuli beside them
     preview.mp4     videos as they were a moment ago, those of the first process
-    index.html      a page that shows stimuli, videos and what the models see
+    previews.zip    what some of them looked like on the way
+    index.html      a page that shows all of this, from the start of the run
     state/          the last states of the optimisation, from which a run goes on
 
 Of several processes each writes its own videos and state, and the first all the rest;
@@ -32,7 +33,7 @@ from leaps_jax import evaluation, files, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps, counted, interruptible
-from leaps_jax.runs import metrics, ownership, page, render
+from leaps_jax.runs import media, metrics, ownership, page, previews, render
 from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.engine import NotFiniteError, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
@@ -41,7 +42,7 @@ from leaps_jax.update import State
 from leaps_jax.zoo import checkpoints, states
 
 _FILES = ["run.json", "metrics.jsonl", "videos.npz", "preview.mp4"]
-_FILES += ["comparison.gif", "index.html"]
+_FILES += ["previews.zip", "comparison.gif", "index.html"]
 _CONTENTS = [*_FILES, "videos", "state"]
 #: A video, and a state of one process, of several, or that a kill has left half.
 _VIDEO = r"videos/[0-9]{3,}_[^/]+\.mp4"
@@ -84,7 +85,7 @@ def execute(
     identities = multihost.exchange(identity)
     with multihost.together():
         _check_same(identities[0], identity)
-    listed = _FILES + page.video_files(problem)
+    listed = _FILES + media.video_files(problem)
     new = {"settings": dict(settings), "identity": identity, "files": listed}
     with contextlib.ExitStack() as lock:
 
@@ -118,12 +119,18 @@ def _run(
                 " disk that all processes share"
             )
         held = parallel.held(len(problem), parallel.all_devices())
-        state = states.restore_videos(folder / "state", problem.init_state(held))
+        fresh = problem.init_state(held)
+        state = states.restore_videos(folder / "state", fresh)
         start = 0 if state is None else int(state.step[0])
         record |= {"status": "running", "step": start}
         if first:
             metrics.keep(folder / "metrics.jsonl", start)
             files.write_json(folder / "run.json", record)
+            previews.keep(folder / "previews.zip", start)
+            if preview_every:
+                _preview(folder, problem, record, fresh if state is None else state)
+            else:
+                page.write_page(folder, problem, record)
 
     config, began = problem.config, time.monotonic()
     seconds_before, saved = record["seconds"], time.monotonic()
@@ -134,20 +141,24 @@ def _run(
             if start:
                 steps.say(f"resuming {folder} at step {start}")
             for snapshot in synthesis.iterate(problem, state, programs=programs):
+                length = len(snapshot.metrics["total"])
+                due = preview_every and (
+                    last is None or snapshot.step % preview_every < length
+                )
                 last = snapshot
                 if first:
                     metrics.log(folder / "metrics.jsonl", problem, snapshot)
                 steps.update(snapshot.step, _means(snapshot))
                 done = snapshot.step == config.steps
-                length = len(snapshot.metrics["total"])
-                if first and preview_every and snapshot.step % preview_every < length:
-                    page.write_preview(folder, problem, snapshot)
+                if first and due and not done:
+                    now = record | {"step": snapshot.step}
+                    _preview(folder, problem, now, snapshot.state())
                 late = time.monotonic() - saved > save_every
                 stopping, saving = multihost.any_of(bool(stop), late)
                 if stopping or done or saving:
-                    now = snapshot.state()
+                    final = snapshot.state()
                     with multihost.together():
-                        states.save(folder / "state", snapshot.step, now)
+                        states.save(folder / "state", snapshot.step, final)
                     saved = time.monotonic()
                 if stopping:
                     break
@@ -195,11 +206,10 @@ def _judged(
     }
     if new:
         videos = np.load(folder / "videos.npz")["videos"]
-        names = page.class_names(problem)
+        names = media.class_names(problem)
         for role, model in counted("judge", new.items(), "models"):
             record["judges"][role] = evaluation.judge(model, videos, names)
-        if "videos_not_written" not in record:
-            page.write_page(folder, problem, record)
+        page.write_page(folder, problem, record)
         files.write_json(folder / "run.json", record)
     return record
 
@@ -326,6 +336,24 @@ def _means(snapshot: Snapshot) -> dict[str, float]:
     return {name: float(v[-1].mean()) for name, v in snapshot.metrics.items()}
 
 
+#: Of which video the numbers of run.json are.
+_OF = {
+    "final": "the video of the last step, as that step saw it, changed at random",
+    "judges": "the best video of the run: that of videos.npz, videos/ and index.html",
+}
+
+
+def _preview(
+    folder: Path, problem: Problem, record: Mapping[str, Any], state: State
+) -> None:
+    """Shows the first videos as they are now, and how far the run is."""
+    few = jax.tree.map(lambda leaf: leaf[: previews.VIDEOS], state.best)
+    videos = synthesis.as_pixels(problem, few)
+    media.write_preview(folder, problem, videos)
+    page.add_preview(folder, problem, record["step"], videos)
+    page.write_page(folder, problem, record)
+
+
 def _write_results(
     folder: Path,
     problem: Problem,
@@ -334,10 +362,11 @@ def _write_results(
     judges: Mapping[str, Model],
 ) -> None:
     """Writes videos and what judges see in them, and the record last."""
+    record["of"] = _OF
     numbers = parallel.own(len(problem), parallel.all_devices())
     videos = synthesis.best_pixels(problem, state)[: len(numbers)]
     everything = _write_arrays(folder, problem, videos)
-    classes = record["classes"] = page.class_names(problem)
+    classes = record["classes"] = media.class_names(problem)
     with multihost.together():
         verdicts = {}
         if len(numbers):
@@ -353,14 +382,14 @@ def _write_results(
     reason = render.can_write()
     with multihost.together():
         if not reason:
-            page.write_videos(folder, problem, numbers, videos)
+            media.write_videos(folder, problem, numbers, videos)
     with multihost.together():
         if multihost.first():
             if reason:
                 record["videos_not_written"] = reason
             else:
-                page.write_comparison(folder, problem, everything)
-                page.write_page(folder, problem, record)
+                media.write_comparison(folder, problem, everything)
+            page.write_page(folder, problem, record)
             files.write_json(folder / "run.json", record)
 
 
@@ -406,7 +435,7 @@ def results(folder: Path) -> dict[str, Any]:
         found |= {name: record.get(name, {}) for name in ("settings", "identity")}
         found["classes"] = record["classes"]
         return found | {
-            "saved": page.read_videos(folder, found["classes"], found["videos"])
+            "saved": media.read_videos(folder, found["classes"], found["videos"])
         }
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         what = "holds no finished run; give a folder that synthesize wrote"
