@@ -46,14 +46,17 @@ def data_uri(kind: str, content: bytes) -> str:
 
 
 def percent(share: float) -> str:
-    """A share for a reader, of whom none is promised certainty.
+    r"""A share for a reader, of whom none is promised certainty.
 
     >>> percent(0.934), percent(0.9999), percent(0.0004), percent(0.0)
-    ('93 %', '> 99 %', '< 1 %', '0 %')
+    ('93\xa0%', '>\xa099\xa0%', '<\xa01\xa0%', '0\xa0%')
     """
+    space = "\N{NO-BREAK SPACE}"
     if 0 < share < 0.005:
-        return "< 1 %"
-    return "> 99 %" if 0.995 <= share < 1 else f"{share:.0%}".replace("%", " %")
+        return f"<{space}1{space}%"
+    if 0.995 <= share < 1:
+        return f">{space}99{space}%"
+    return f"{100 * share:.0f}{space}%"
 
 
 @functools.cache

@@ -80,7 +80,7 @@ def chart(
         )
     every = math.ceil(len(steps) / _POINTS)
     for number, curve in enumerate(curves):
-        chosen = [*range(0, len(steps), every), len(steps) - 1]
+        chosen = sorted({*range(0, len(steps), every), len(steps) - 1})
         points = " ".join(
             f"{across(steps[i]):.1f},{down(curve.values[i]):.1f}"
             for i in chosen

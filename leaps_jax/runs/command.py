@@ -48,10 +48,21 @@ def repeating(
         if name not in _ARGUMENTS and value != getattr(usual, name, None)
     ]:
         words += ["--set", *changed]
-    return shlex.join(["leaps-jax", "synthesize", *words, "--out", "run"])
+    return _in_lines(["leaps-jax", "synthesize", *words, "--out", "run"])
 
 
+_LINE = 48  # characters, after which a line of the command ends
 _DEFAULTS = {"method": "leaps", "copies": 1, "short": "refuse"}
+
+
+def _in_lines(words: Sequence[str]) -> str:
+    """Words for a shell; lines end before an option."""
+    lines = [""]
+    for word in words:
+        if word.startswith("--") and len(lines[-1]) > _LINE:
+            lines.append("   ")
+        lines[-1] += f" {shlex.quote(word)}"
+    return " \\\n".join(lines).strip()
 
 
 def portable(reference: str) -> str:

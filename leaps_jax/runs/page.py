@@ -91,6 +91,22 @@ class Card:
     verdicts: tuple[Verdict, ...]
 
     @property
+    def sure(self) -> float | None:
+        """The probability that the inverted network itself gives to the class."""
+        bars = [bar for v in self.verdicts if v.role == "self" for bar in v.bars]
+        return next((bar.share for bar in bars if bar.right), None)
+
+    @property
+    def others(self) -> int:
+        """Judges beside the inverted network."""
+        return sum(verdict.role != "self" for verdict in self.verdicts)
+
+    @property
+    def agree(self) -> int:
+        """How many of the others see the class."""
+        return sum(v.role != "self" and v.right for v in self.verdicts)
+
+    @property
     def size(self) -> int:
         texts = [self.made, self.given, self.still, *self.strips.values()]
         return sum(len(text) for text in texts if text)
@@ -117,7 +133,7 @@ def write_page(
     page = pages.render(
         "run.html",
         script="run.js",
-        title=" · ".join([model, _listed(classes), name or "synthesis"]),
+        title=" · ".join([model, _listed(classes, "{}"), name or "synthesis"]),
         model=model,
         classes=_listed(classes),
         method=name or "a synthesis in Python",
@@ -249,9 +265,9 @@ def _embedded(path: Path) -> str | None:
         return None
 
 
-def _listed(classes: Sequence[str], most: int = 2) -> str:
+def _listed(classes: Sequence[str], quoted: str = "“{}”", most: int = 2) -> str:
     """The names of classes, or of some and how many more there are."""
-    names = list(dict.fromkeys(classes))
+    names = [quoted.format(name) for name in dict.fromkeys(classes)]
     if len(names) <= most:
         return " and ".join(names)
     return f"{', '.join(names[:most])} and {len(names) - most} more"

@@ -161,8 +161,8 @@ function takePlace() {
   for (const id of place.open.filter(Boolean)) document.getElementById(id).open = true;
   const found = stages.findIndex(({ step }) => step === place.step);
   if (found >= 0) setStage(found);
-  frame = Math.min(place.frame, frames - 1);
-  if (play) setPlaying(place.playing);
+  if (play) setFrame(Math.min(place.frame, frames - 1));
+  if (play && place.playing) setPlaying(true);
   if (place.focus && document.getElementById(place.focus))
     document.getElementById(place.focus).focus({ preventScroll: true });
   scrollTo({ left: place.x, top: place.y, behavior: "instant" });
