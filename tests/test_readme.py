@@ -44,7 +44,7 @@ def test_every_option_of_readme_exists(capsys):
     helped = ""
     for command in (
         *("models", "convert", "synthesize", "train"),
-        *("accuracy", "evaluate", "actions", "demo"),
+        *("accuracy", "evaluate", "actions", "gallery", "demo"),
     ):
         with pytest.raises(SystemExit):
             main([command, "--help"])

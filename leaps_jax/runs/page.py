@@ -16,6 +16,7 @@ from leaps_jax import files, pages
 from leaps_jax.model import ModelSpec
 from leaps_jax.pages.curves import Curve, chart
 from leaps_jax.runs import command, media, metrics, previews
+from leaps_jax.runs.verdicts import PARTS, Seen
 from leaps_jax.synthesis import Problem
 from leaps_jax.zoo import load as loading
 
@@ -45,28 +46,6 @@ METHODS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Bar:
-    """A class and the share of its probability; `right` for what was asked for."""
-
-    name: str
-    share: float
-    right: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What a judge sees in a video, the likeliest first."""
-
-    role: str
-    model: str
-    bars: tuple[Bar, ...]
-
-    @property
-    def right(self) -> bool:
-        return self.bars[0].right
-
-
-@dataclasses.dataclass(frozen=True)
 class Card:
     """A video, beside the clip that it was primed by.
 
@@ -78,7 +57,7 @@ class Card:
       given: likewise of the clip.
       strips: {step: data URI of the frames side by side}, on the way to the video.
       still: the clip's frames side by side, where there is no file of it.
-      verdicts: of the judges.
+      seen: what judges see in the video.
     """
 
     number: int
@@ -88,23 +67,7 @@ class Card:
     given: str | None
     strips: dict[int, str]
     still: str | None
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def sure(self) -> float | None:
-        """The probability that the inverted network itself gives to the class."""
-        bars = [bar for v in self.verdicts if v.role == "self" for bar in v.bars]
-        return next((bar.share for bar in bars if bar.right), None)
-
-    @property
-    def others(self) -> int:
-        """Judges beside the inverted network."""
-        return sum(verdict.role != "self" for verdict in self.verdicts)
-
-    @property
-    def agree(self) -> int:
-        """How many of the others see the class."""
-        return sum(v.role != "self" and v.right for v in self.verdicts)
+    seen: Seen
 
     @property
     def size(self) -> int:
@@ -129,7 +92,7 @@ def write_page(
     name, told = METHODS.get(settings.get("method", ""), (None, None))
     model = command.portable(settings.get("model") or spec.name)
     verifier = settings.get("verifier")
-    judges = [role for role in record.get("judges", {}) if role not in _PARTS]
+    judges = [role for role in record.get("judges", {}) if role not in PARTS]
     page = pages.render(
         "run.html",
         script="run.js",
@@ -171,9 +134,6 @@ def add_preview(folder: Path, problem: Problem, step: int, videos: np.ndarray) -
     previews.add(path, step, videos, problem.config.steps)
 
 
-_PARTS = {"self": "the inverted network", "verifier": "the verifier"}
-
-
 def _cards(
     folder: Path, problem: Problem, record: Mapping[str, Any], most: int
 ) -> list[Card]:
@@ -196,36 +156,13 @@ def _cards(
             for step, pictures in strips.items()
             if number < len(pictures)
         }
-        seen = tuple(verdicts(record.get("judges", {}), number, classes[number]))
+        seen = Seen.of(record.get("judges", {}), number, classes[number])
         card = Card(number, classes[number], file, made, given, own, still, seen)
         most -= card.size
         if most < 0 or (number >= previews.VIDEOS and made is None):
             break
         cards.append(card)
     return cards
-
-
-def verdicts(
-    judges: Mapping[str, Mapping[str, Any]], number: int, right: str
-) -> list[Verdict]:
-    """What judges see in a video.
-
-    Args:
-      judges: of run.json, by their roles in the run or their references.
-      number: of the video.
-      right: its class, which has a bar even where it is not among the likeliest.
-    """
-    found = []
-    for role, verdict in judges.items():
-        seen = (verdict["seen"][number], verdict["confidence"][number])
-        top = verdict["top"][number] if "top" in verdict else [seen]  # of old runs
-        bars = [Bar(name, share, name == right) for name, share in top]
-        asked = verdict["asked"][number] if "asked" in verdict else None
-        if asked is not None and not any(bar.right for bar in bars):
-            bars.append(Bar(right, asked, True))
-        model = _PARTS.get(role, "")
-        found.append(Verdict(command.portable(role), model, tuple(bars)))
-    return found
 
 
 def charts(lines: Sequence[Mapping[str, Any]], videos: int) -> list[str]:

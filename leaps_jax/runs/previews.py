@@ -23,17 +23,18 @@ _FRAMES, _SIDE, _QUALITY = 32, 112, 80
 Strips = dict[int, list[bytes]]
 
 
-def strip(video: np.ndarray) -> bytes:
+def strip(video: np.ndarray, side: int = _SIDE) -> bytes:
     """Frames of a video side by side, as JPEG.
 
     Args:
       video: (t, h, w, 3) in [0, 1]; up to 32 frames of it are taken, evenly spaced.
+      side: pixels of a frame, at most.
     """
     from PIL import Image
 
     t, h, w, _ = video.shape
     chosen = np.linspace(0, t - 1, min(t, _FRAMES)).round().astype(int)
-    scale = min(1.0, _SIDE / max(h, w))
+    scale = min(1.0, side / max(h, w))
     size = max(1, round(w * scale)), max(1, round(h * scale))
     row = Image.new("RGB", (len(chosen) * size[0], size[1]))
     for place, frame in enumerate(np.nan_to_num(video[chosen]).clip(0, 1)):

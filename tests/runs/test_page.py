@@ -14,6 +14,7 @@ from leaps_jax import Config, objectives, synthesis
 from leaps_jax.model import Model, ModelSpec
 from leaps_jax.runs import command, media, page, previews
 from leaps_jax.runs import folder as runs
+from leaps_jax.runs.verdicts import Seen
 from leaps_jax.synthesis import prepare
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
@@ -164,11 +165,11 @@ def test_bars_are_what_the_judges_said(followed, problem):
 def test_a_class_that_no_judge_thinks_of_has_a_bar_too():
     told = {"seen": ["run"], "confidence": [0.9], "asked": [0.01]}
     told |= {"top": [[["run", 0.9], ["jump", 0.09]]]}
-    (verdict,) = page.verdicts({"a": told}, 0, "walk")
+    (verdict,) = Seen.of({"a": told}, 0, "walk").verdicts
     shown = [(bar.name, bar.share, bar.right) for bar in verdict.bars]
     assert shown == [("run", 0.9, False), ("jump", 0.09, False), ("walk", 0.01, True)]
     old = {"seen": ["run"], "confidence": [0.9]}  # of a run before there were five
-    (verdict,) = page.verdicts({"a": old}, 0, "run")
+    (verdict,) = Seen.of({"a": old}, 0, "run").verdicts
     assert verdict.right and len(verdict.bars) == 1
 
 
