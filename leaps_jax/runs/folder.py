@@ -128,9 +128,10 @@ def _run(
             files.write_json(folder / "run.json", record)
             previews.keep(folder / "previews.zip", start)
             if preview_every:
-                _preview(folder, problem, record, fresh if state is None else state)
+                begun = fresh if state is None else state
+                _preview(folder, problem, record, judges, begun)
             else:
-                page.write_page(folder, problem, record)
+                page.write_page(folder, problem, record | {"judging": list(judges)})
 
     config, began = problem.config, time.monotonic()
     seconds_before, saved = record["seconds"], time.monotonic()
@@ -152,7 +153,7 @@ def _run(
                 done = snapshot.step == config.steps
                 if first and due and not done:
                     now = record | {"step": snapshot.step}
-                    _preview(folder, problem, now, snapshot.state())
+                    _preview(folder, problem, now, judges, snapshot.state())
                 late = time.monotonic() - saved > save_every
                 stopping, saving = multihost.any_of(bool(stop), late)
                 if stopping or done or saving:
@@ -344,14 +345,18 @@ _OF = {
 
 
 def _preview(
-    folder: Path, problem: Problem, record: Mapping[str, Any], state: State
+    folder: Path,
+    problem: Problem,
+    record: dict[str, Any],
+    judges: Mapping[str, Model],
+    state: State,
 ) -> None:
     """Shows the first videos as they are now, and how far the run is."""
     few = jax.tree.map(lambda leaf: leaf[: previews.VIDEOS], state.best)
     videos = synthesis.as_pixels(problem, few)
     media.write_preview(folder, problem, videos)
     page.add_preview(folder, problem, record["step"], videos)
-    page.write_page(folder, problem, record)
+    page.write_page(folder, problem, record | {"judging": list(judges)})
 
 
 def _write_results(

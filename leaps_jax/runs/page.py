@@ -83,7 +83,8 @@ def write_page(
     Args:
       folder: of the run.
       problem: of the run.
-      record: the content of run.json.
+      record: the content of run.json; before there are verdicts, `judging` may name
+        the judges.
       most: bytes of the videos within the page; the others are linked.
     """
     spec, classes = problem.model.spec, media.class_names(problem)
@@ -92,7 +93,8 @@ def write_page(
     name, told = METHODS.get(settings.get("method", ""), (None, None))
     model = command.portable(settings.get("model") or spec.name)
     verifier = settings.get("verifier")
-    judges = [role for role in record.get("judges", {}) if role not in PARTS]
+    asked = record.get("judges") or record.get("judging", ())
+    judges = [role for role in asked if role not in PARTS]
     page = pages.render(
         "run.html",
         script="run.js",
@@ -101,7 +103,7 @@ def write_page(
         classes=_listed(classes),
         method=name or "a synthesis in Python",
         told=told,
-        record=record,
+        record={"judges": {}} | dict(record),
         steps=problem.config.steps,
         running=record["status"] == "running",
         written=int(time.time()),

@@ -119,7 +119,7 @@ def test_a_page_shows_all_videos_beside_their_clips(built):
     assert shown[:2] == ["media/000_000_jump_stimulus.mp4", "media/000_000_jump.mp4"]
     page = Page(built / "model-slow_robust.html")
     assert len([a for a in page.all("section") if a["class"] == "tile"]) == 3
-    assert "1 of 1 judges" in page.told and "LEAPS, steps 5, seed 1" in page.told
+    assert "1/1 judges" in page.told and "LEAPS, steps 5, seed 1" in page.told
 
 
 def test_pictures_and_videos_are_those_of_the_run(built, runs):
