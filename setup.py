@@ -36,6 +36,8 @@ EXTRAS = {
         "nbformat>=5.10",
         "ipykernel>=6.29",
     ],
+    # Tests of pages drive the Chromium of the system, where there is one.
+    "browser": ["playwright>=1.48"],
     "cuda": ["jax[cuda13]>=0.10.2"],
     "tpu": ["jax[tpu]>=0.10.2"],
 }
@@ -53,7 +55,11 @@ setup(
     # checkpoints/ is installed inside the package, where `zoo.load` finds it
     packages=[*find_packages(include=["leaps_jax", "leaps_jax.*"]), SHIPPED],
     package_dir={SHIPPED: "checkpoints"},
-    package_data={"leaps_jax": ["*.txt", "py.typed"], SHIPPED: ["*@*/**"]},
+    package_data={
+        "leaps_jax": ["*.txt", "py.typed"],
+        "leaps_jax.pages": ["templates/*"],
+        SHIPPED: ["*@*/**"],
+    },
     # These lower bounds were tried together, by the tests of runs, transforms and some
     # kernels. Orbax 0.11.0 fails with this JAX; JAX 0.10.0 lacks what tests of kernels
     # call a device. CI tests what pip takes on Python 3.11 (JAX 0.10.2) and on 3.13
@@ -69,6 +75,7 @@ setup(
         # 0.8 brings FFmpeg 9, without the option `-vsync` that mediapy 1.2.7 reads with
         "imageio-ffmpeg>=0.6,<0.8",
         "rich>=13",
+        "jinja2>=3.0",
         "pydantic>=2.10",
     ],
     extras_require=EXTRAS,

@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 #: module may import those of lower ranks, and of its own rank its package's alone.
 LAYERS = [
     # mistakes of users, lines of progress, files, the version: nothing of this package;
-    # kernels, one operation each in the form that each machine runs fast: JAX alone
-    {"errors", "progress", "files", "version"} | {"kernels"},
+    # kernels, one operation each in the form that each machine runs fast: JAX alone;
+    # pages, HTML from templates
+    {"errors", "progress", "files", "version"} | {"kernels", "pages"},
     # architectures: their layers and kernels, nothing of LEAPS; devices, processes and
     # executables: nothing of videos or models
     {"models", "runtime"},
@@ -46,7 +47,9 @@ KEPT = {
     "tensorflow": {"data.tfds"},
     "mediapy": {"runs.render"},
     "imageio_ffmpeg": {"data.ffmpeg", "runs.render"},
-    "PIL": {"data.arrays", "data.resizing", "runs.contact_sheet"},
+    "PIL": {"data.arrays", "data.resizing", "runs.contact_sheet"} | {"runs.previews"},
+    "jinja2": {"pages"},
+    "markupsafe": {"pages", "pages.curves"},
     "rich": {"progress", "evaluation.tables"}
     | {"cli.models", "cli.accuracy", "cli.evaluate", "cli.bench"},
     "cv2": {"evaluation.motion"},

@@ -44,7 +44,7 @@ def test_every_option_of_readme_exists(capsys):
     helped = ""
     for command in (
         *("models", "convert", "synthesize", "train"),
-        *("accuracy", "evaluate", "actions", "demo"),
+        *("accuracy", "evaluate", "actions", "gallery", "demo"),
     ):
         with pytest.raises(SystemExit):
             main([command, "--help"])
@@ -113,6 +113,7 @@ FASTER = {
     r"x3d_xs@actions": "slow_r50_tiny@actions",
     r"evaluate run/ jack/ --judges .* --out": "evaluate jack/"
     " --judges slow_r50_tiny@actions --out",
+    r"gallery run/ jack/": "gallery jack/",
 }
 #: Options that are set, whatever README gives.
 SETTINGS = {

@@ -10,7 +10,7 @@ from leaps_jax.errors import UserError, nearest
 
 # Small networks, so that two cores suffice.
 WORDS = """--model vivit_small@robust
- --judge slow_r50_tiny@actions timesformer_small@actions --preview-every 0"""
+ --judge slow_r50_tiny@actions timesformer_small@actions --preview-every 50"""
 
 
 def add(commands: arguments.Commands) -> None:

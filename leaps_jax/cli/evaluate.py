@@ -14,8 +14,7 @@ from leaps_jax.cli import arguments
 from leaps_jax.errors import UserError
 from leaps_jax.evaluation import page, tables
 from leaps_jax.progress import Steps
-from leaps_jax.runs import comparison
-from leaps_jax.runs import folder as runs
+from leaps_jax.runs import comparison, results
 from leaps_jax.zoo import checkpoints
 from leaps_jax.zoo import load as loading
 
@@ -58,7 +57,7 @@ def add(commands: arguments.Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Writes the report as JSON and as a page, and prints its tables."""
     shown = _check_out(options)
-    finished = {str(folder): runs.results(folder) for folder in options.runs}
+    finished = {str(folder): results.read(folder) for folder in options.runs}
     load = functools.partial(loading.load_model, dtype=options.dtype, argument="judges")
     judges = {name: load(name) for name in options.judges}
     questions = comparison.questions(finished, judges)

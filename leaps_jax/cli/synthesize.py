@@ -132,7 +132,7 @@ def add(commands: arguments.Commands) -> None:
         type=int,
         default=100,
         metavar="STEPS",
-        help="how often preview.mp4 is written, 0 for never",
+        help="how often index.html and preview.mp4 show how far it is, 0 for never",
     )
     option(
         "--coordinator",

@@ -58,6 +58,9 @@ ORDERS: dict[str, Change] = {
 }
 
 
+_TOP = 5  # classes that a verdict tells
+
+
 class Answers(NamedTuple):
     """The logits and features that a model computes for videos.
 
@@ -153,7 +156,9 @@ def judge(model: Model, videos: np.ndarray, names: Sequence[str]) -> dict[str, A
 
     Returns:
       `model`, how many are `correct` `of` how many, and for each video the class
-      `seen`, with its `confidence`.
+      `seen`, with its `confidence`; in `top` up to five [class, probability], the
+      likeliest first; and in `asked` the probability of the class that it should show,
+      None where the model has no such class.
     """
     return verdict(model, seen(model, videos), names)
 
@@ -162,21 +167,37 @@ def verdict(
     model: Model, probabilities: np.ndarray, names: Sequence[str]
 ) -> dict[str, Any]:
     """`judge`, from probabilities (n, classes) that the model gave already."""
-    found = [model.spec.classes[i] for i in probabilities.argmax(1)]
+    known = model.spec.classes
+    found = [known[i] for i in probabilities.argmax(1)]
+    likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
     return {
         "model": model.spec.name,
         "correct": sum(a == b for a, b in zip(found, names, strict=True)),
         "of": len(names),
         "seen": found,
-        "confidence": [float(f"{p:.6g}") for p in probabilities.max(1)],
+        "confidence": [_rounded(p) for p in probabilities.max(1)],
+        "top": [
+            [[known[i], _rounded(row[i])] for i in numbers]
+            for row, numbers in zip(probabilities, likeliest, strict=True)
+        ],
+        "asked": [
+            _rounded(row[known.index(name)]) if name in known else None
+            for row, name in zip(probabilities, names, strict=True)
+        ],
     }
+
+
+def _rounded(probability: float) -> float:
+    return float(f"{probability:.6g}")
 
 
 def joined(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The verdict of one judge on several groups of videos, from that on each."""
+    lists = ("seen", "confidence", "top", "asked")
+    starts: dict[str, Any] = {"correct": 0, "of": 0} | {key: [] for key in lists}
     return verdicts[0] | {
         key: sum((verdict[key] for verdict in verdicts), start)
-        for key, start in (("correct", 0), ("of", 0), ("seen", []), ("confidence", []))
+        for key, start in starts.items()
     }
 
 

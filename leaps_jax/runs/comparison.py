@@ -1,6 +1,6 @@
 """Evaluates finished runs with the same judges.
 
->>> report = compare({"run/": folder.results(Path("run/"))}, judges)  # doctest: +SKIP
+>>> report = compare({"run/": results.read(Path("run/"))}, judges)  # doctest: +SKIP
 >>> report["runs"]["run/"]["held_out"]["videos"]["top1"]            # doctest: +SKIP
 {'value': 0.87, 'low': 0.74, 'high': 0.96}
 """
@@ -25,7 +25,7 @@ def compare(
     """Evaluates runs, each with its own judges marked.
 
     Args:
-      finished: what `runs.folder.results` gives, by name.
+      finished: what `runs.results.read` gives, by name.
       judges: by their references `NAME@WEIGHTS`.
       partners: see `evaluation.evaluate`.
       progress: called with how many of `questions` are answered.
@@ -74,7 +74,7 @@ def marks(
     """The judges that took part in making a run, or are near to one that did.
 
     Args:
-      run: from `runs.folder.results`. Its weights are known by their digests; by their
+      run: from `runs.results.read`. Its weights are known by their digests; by their
         references, where it has none.
       judges: by reference.
       digests: of their weights.

@@ -5,7 +5,8 @@
     videos.npz      videos and stimuli (n, t, h, w, 3) float32 in [0, 1], labels (n,)
     videos/         NNN_<class>.mp4, and the stimuli beside them
     preview.mp4     videos as they were a moment ago, those of the first process
-    index.html      a page that shows stimuli, videos and what the models see
+    previews.zip    what some of them looked like on the way
+    index.html      a page that shows all of this, from the start of the run
     state/          the last states of the optimisation, from which a run goes on
 
 Of several processes each writes its own videos and state, and the first all the rest;
@@ -19,7 +20,6 @@ import contextlib
 import re
 import shutil
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,10 @@ import jax
 import numpy as np
 
 from leaps_jax import evaluation, files, schemas, synthesis
-from leaps_jax.data import limits
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps, counted, interruptible
-from leaps_jax.runs import metrics, ownership, page, render
+from leaps_jax.runs import media, metrics, ownership, page, previews, render
 from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.engine import NotFiniteError, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
@@ -41,7 +40,7 @@ from leaps_jax.update import State
 from leaps_jax.zoo import checkpoints, states
 
 _FILES = ["run.json", "metrics.jsonl", "videos.npz", "preview.mp4"]
-_FILES += ["comparison.gif", "index.html"]
+_FILES += ["previews.zip", "comparison.gif", "index.html"]
 _CONTENTS = [*_FILES, "videos", "state"]
 #: A video, and a state of one process, of several, or that a kill has left half.
 _VIDEO = r"videos/[0-9]{3,}_[^/]+\.mp4"
@@ -84,7 +83,7 @@ def execute(
     identities = multihost.exchange(identity)
     with multihost.together():
         _check_same(identities[0], identity)
-    listed = _FILES + page.video_files(problem)
+    listed = _FILES + media.video_files(problem)
     new = {"settings": dict(settings), "identity": identity, "files": listed}
     with contextlib.ExitStack() as lock:
 
@@ -118,12 +117,19 @@ def _run(
                 " disk that all processes share"
             )
         held = parallel.held(len(problem), parallel.all_devices())
-        state = states.restore_videos(folder / "state", problem.init_state(held))
+        fresh = problem.init_state(held)
+        state = states.restore_videos(folder / "state", fresh)
         start = 0 if state is None else int(state.step[0])
         record |= {"status": "running", "step": start}
         if first:
             metrics.keep(folder / "metrics.jsonl", start)
             files.write_json(folder / "run.json", record)
+            previews.keep(folder / "previews.zip", start)
+            if preview_every:
+                begun = fresh if state is None else state
+                _preview(folder, problem, record, judges, begun)
+            else:
+                page.write_page(folder, problem, record | {"judging": list(judges)})
 
     config, began = problem.config, time.monotonic()
     seconds_before, saved = record["seconds"], time.monotonic()
@@ -134,21 +140,25 @@ def _run(
             if start:
                 steps.say(f"resuming {folder} at step {start}")
             for snapshot in synthesis.iterate(problem, state, programs=programs):
+                length = len(snapshot.metrics["total"])
+                due = preview_every and (
+                    last is None or snapshot.step % preview_every < length
+                )
                 last = snapshot
                 stop.begin_call()
                 if first:
                     metrics.log(folder / "metrics.jsonl", problem, snapshot)
                 steps.update(snapshot.step, _means(snapshot))
                 done = snapshot.step == config.steps
-                length = len(snapshot.metrics["total"])
-                if first and preview_every and snapshot.step % preview_every < length:
-                    page.write_preview(folder, problem, snapshot)
+                if first and due and not done:
+                    now = record | {"step": snapshot.step}
+                    _preview(folder, problem, now, judges, snapshot.state())
                 late = time.monotonic() - saved > save_every
                 stopping, saving = multihost.any_of(bool(stop), late)
                 if stopping or done or saving:
-                    now = snapshot.state()
+                    final = snapshot.state()
                     with multihost.together():
-                        states.save(folder / "state", snapshot.step, now)
+                        states.save(folder / "state", snapshot.step, final)
                     saved = time.monotonic()
                 if stopping:
                     break
@@ -196,11 +206,10 @@ def _judged(
     }
     if new:
         videos = np.load(folder / "videos.npz")["videos"]
-        names = page.class_names(problem)
+        names = media.class_names(problem)
         for role, model in counted("judge", new.items(), "models"):
             record["judges"][role] = evaluation.judge(model, videos, names)
-        if "videos_not_written" not in record:
-            page.write_page(folder, problem, record)
+        page.write_page(folder, problem, record)
         files.write_json(folder / "run.json", record)
     return record
 
@@ -330,6 +339,28 @@ def _means(snapshot: Snapshot) -> dict[str, float]:
     return {name: float(v[-1].mean()) for name, v in snapshot.metrics.items()}
 
 
+#: Of which video the numbers of run.json are.
+_OF = {
+    "final": "the video of the last step, as that step saw it, changed at random",
+    "judges": "the best video of the run: that of videos.npz, videos/ and index.html",
+}
+
+
+def _preview(
+    folder: Path,
+    problem: Problem,
+    record: dict[str, Any],
+    judges: Mapping[str, Model],
+    state: State,
+) -> None:
+    """Shows the first videos as they are now, and how far the run is."""
+    few = jax.tree.map(lambda leaf: leaf[: previews.VIDEOS], state.best)
+    videos = synthesis.as_pixels(problem, few)
+    media.write_preview(folder, problem, videos)
+    page.add_preview(folder, problem, record["step"], videos)
+    page.write_page(folder, problem, record | {"judging": list(judges)})
+
+
 def _write_results(
     folder: Path,
     problem: Problem,
@@ -338,10 +369,11 @@ def _write_results(
     judges: Mapping[str, Model],
 ) -> None:
     """Writes videos and what judges see in them, and the record last."""
+    record["of"] = _OF
     numbers = parallel.own(len(problem), parallel.all_devices())
     videos = synthesis.best_pixels(problem, state)[: len(numbers)]
     everything = _write_arrays(folder, problem, videos)
-    classes = record["classes"] = page.class_names(problem)
+    classes = record["classes"] = media.class_names(problem)
     with multihost.together():
         verdicts = {}
         if len(numbers):
@@ -357,14 +389,14 @@ def _write_results(
     reason = render.can_write()
     with multihost.together():
         if not reason:
-            page.write_videos(folder, problem, numbers, videos)
+            media.write_videos(folder, problem, numbers, videos)
     with multihost.together():
         if multihost.first():
             if reason:
                 record["videos_not_written"] = reason
             else:
-                page.write_comparison(folder, problem, everything)
-                page.write_page(folder, problem, record)
+                media.write_comparison(folder, problem, everything)
+            page.write_page(folder, problem, record)
             files.write_json(folder / "run.json", record)
 
 
@@ -392,67 +424,3 @@ def _write_arrays(folder: Path, problem: Problem, videos: np.ndarray) -> np.ndar
             for part in folder.glob(".videos-*-of-*.npy"):
                 part.unlink()
     return videos
-
-
-def results(folder: Path) -> dict[str, Any]:
-    """The results of a run: `videos` and `stimuli` (n, t, h, w, 3), and n `classes`.
-
-    Its `settings` and `identity` are those of run.json, empty where it has none;
-    `saved` are the videos as read back from their mp4 files, None where one is missing.
-
-    Raises:
-      UserError: there is no run, or it has no results yet.
-    """
-    run, remedy = f"run={str(folder)!r}", "give a folder that synthesize wrote"
-    try:
-        record = schemas.read(
-            folder / "run.json",
-            schemas.RunResults,
-            f"so it is no finished run; {remedy}",
-        )
-        found: dict[str, Any] = _arrays(folder / "videos.npz", len(record.classes))
-    except OSError as error:
-        reason = error.strerror or error
-        what = f"holds no finished run ({reason}: {error.filename}); {remedy}"
-        raise UserError(f"{run}: {what}") from None
-    except UserError as error:
-        raise UserError(f"{run}: {error}") from None
-    found |= record.model_dump(include={"settings", "identity", "classes"})
-    saved = page.read_videos(folder, record.classes, found["videos"])
-    return found | {"saved": saved}
-
-
-def _arrays(path: Path, count: int) -> dict[str, np.ndarray]:
-    """`videos` and `stimuli` of a file, which may be anybody's."""
-    remedy = "give a whole run"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            stored = sum(info.file_size for info in archive.infolist())
-        limits.check_stored(stored)
-        with np.load(path) as arrays:
-            found = {name: arrays[name] for name in ("videos", "stimuli")}
-    except (MemoryError, OSError):
-        raise
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged zip raises many kinds
-        what = f"is damaged ({str(error)[:100]}), so it is no finished run"
-        raise UserError(f"{path}: {what}; {remedy}") from None
-    videos, stimuli = found["videos"], found["stimuli"]
-    for name, values in found.items():
-        if not np.issubdtype(values.dtype, np.floating):
-            what = f"{name} of type {values.dtype}: must be float"
-            raise UserError(f"{path}: {what}; {remedy}")
-        if values.size and not (values.min() >= 0 and values.max() <= 1):  # nor NaN
-            what = f"{name}: pixels are not in [0, 1]"
-            raise UserError(f"{path}: {what}; {remedy}")
-    if videos.ndim != 5 or videos.shape[-1] != 3 or 0 in videos.shape:
-        what = f"videos of shape {videos.shape}: must be (n, t, h, w, 3)"
-        raise UserError(f"{path}: {what}; {remedy}")
-    if len(videos) != count:
-        what = f"{len(videos)} videos, and run.json has {count} classes"
-        raise UserError(f"{path}: {what}; {remedy}")
-    if stimuli.shape not in (videos.shape, (0, *videos.shape[1:])):
-        what = f"stimuli of shape {stimuli.shape}: must be that of the videos"
-        raise UserError(f"{path}: {what}, {videos.shape}; {remedy}")
-    return found

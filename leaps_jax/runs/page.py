@@ -1,156 +1,282 @@
-"""What to look at in the folder of a run: mp4 files, comparison.gif and index.html."""
+"""index.html of a run: one file that shows what went in, what came out, who sees what.
 
-import html
+It asks for no other file, so that it can be sent to anyone. It is written when a run
+starts, and again at every preview, from what the folder holds by then.
+"""
+
+import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leaps_jax import files, synthesis
-from leaps_jax.data import clips
-from leaps_jax.errors import UserError
-from leaps_jax.runs import render
-from leaps_jax.runtime.engine import Snapshot
+from leaps_jax import files, pages
+from leaps_jax.model import ModelSpec
+from leaps_jax.pages.curves import Curve, chart
+from leaps_jax.runs import command, media, metrics, previews
+from leaps_jax.runs.verdicts import PARTS, Seen
 from leaps_jax.synthesis import Problem
+from leaps_jax.zoo import load as loading
 
-_PREVIEWED = 16  # videos in preview.mp4
-_COMPARED = 4  # videos in comparison.gif
-_WIDTH = 240  # pixels of a video in comparison.gif, at least
+_BYTES = 28_000_000  # of a page, about; what is more is linked
+_LINKED = 2000  # videos that are linked, at most
+#: What the methods of `objectives.METHODS` are called, and what each does.
+METHODS = {
+    "leaps": (
+        "LEAPS",
+        "Noise is optimised until the frozen network sees the class and its features"
+        " match those of the clip.",
+    ),
+    "activation_maximization": (
+        "activation maximisation",
+        "Noise is optimised until the frozen network sees the class.",
+    ),
+    "deep_dream": (
+        "DeepDream",
+        "The features that the frozen network already finds are made stronger.",
+    ),
+    "deep_inversion": (
+        "DeepInversion-style inversion",
+        "Noise is optimised until the frozen network sees the class and its features"
+        " have the statistics of natural clips.",
+    ),
+}
 
 
-def class_names(problem: Problem) -> list[str]:
-    """The class of each video."""
-    return [problem.model.spec.classes[label] for label in problem.labels]
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A video, beside the clip that it was primed by.
+
+    Attributes:
+      number: of the video.
+      name: of its class.
+      file: the name of its mp4 file, without the kind.
+      made: the video as a data URI, None where there is no file yet.
+      given: likewise of the clip.
+      strips: {step: data URI of the frames side by side}, on the way to the video.
+      still: the clip's frames side by side, where there is no file of it.
+      seen: what judges see in the video.
+    """
+
+    number: int
+    name: str
+    file: str
+    made: str | None
+    given: str | None
+    strips: dict[int, str]
+    still: str | None
+    seen: Seen
+
+    @property
+    def size(self) -> int:
+        texts = [self.made, self.given, self.still, *self.strips.values()]
+        return sum(len(text) for text in texts if text)
 
 
-def video_files(problem: Problem) -> list[str]:
-    """The paths, within the folder of a run, of all that `write_videos` writes."""
-    kinds = ["", *([] if problem.stimuli is None else ["_stimulus"])]
-    names = _file_names(class_names(problem))
-    return [f"videos/{name}{kind}.mp4" for name in names for kind in kinds]
-
-
-def write_videos(
-    folder: Path, problem: Problem, numbers: np.ndarray, videos: np.ndarray
+def write_page(
+    folder: Path, problem: Problem, record: Mapping[str, Any], most: int = _BYTES
 ) -> None:
-    """Writes videos, and the stimuli that they were made from, as mp4 files.
+    """Writes index.html from what the folder of a run holds.
 
     Args:
       folder: of the run.
       problem: of the run.
-      numbers: (n,) positions of the videos among those of the run.
-      videos: (n, t, h, w, 3) in [0, 1].
+      record: the content of run.json; before there are verdicts, `judging` may name
+        the judges.
+      most: bytes of the videos within the page; the others are linked.
     """
-    names = _file_names(class_names(problem))
-    for number, video in zip(numbers, videos, strict=True):
-        path = folder / "videos" / f"{names[number]}.mp4"
-        render.write_video(path, video, _fps(problem))
-        if problem.stimuli is not None:
-            path = path.with_name(f"{names[number]}_stimulus.mp4")
-            render.write_video(path, problem.stimuli[number], _fps(problem))
-
-
-def read_videos(
-    folder: Path, classes: Sequence[str], videos: np.ndarray
-) -> np.ndarray | None:
-    """Reads the mp4 files of all videos.
-
-    Args:
-      folder: of the run.
-      classes: n class names of the videos.
-      videos: (n, t, h, w, 3) that were written.
-
-    Returns:
-      (n, t, h, w, 3) float32 in [0, 1], or None where a file is missing or broken.
-    """
-    paths = [folder / "videos" / f"{name}.mp4" for name in _file_names(classes)]
-    if render.can_write() or not all(path.is_file() for path in paths):
-        return None
-    try:
-        decoded = [clips.read_clip(path, argument="run") for path in paths]
-    except UserError:
-        return None
-    _, t, h, w, _ = videos.shape  # an odd height or width was made even
-    cut = [clip[:t, :h, :w].astype(np.float32) / 255 for clip in decoded]
-    return np.stack(cut) if {clip.shape for clip in cut} == {(t, h, w, 3)} else None
-
-
-def write_preview(folder: Path, problem: Problem, snapshot: Snapshot) -> None:
-    """Writes preview.mp4, the first videos as they are now, where that is possible."""
-    if render.can_write() is None:
-        videos = synthesis.best_pixels(problem, snapshot.state())[:_PREVIEWED]
-        render.write_video(folder / "preview.mp4", render.grid(videos), _fps(problem))
-
-
-def write_comparison(folder: Path, problem: Problem, videos: np.ndarray) -> None:
-    """Writes comparison.gif, the first stimuli beside their videos, if there are any.
-
-    Args:
-      folder: of the run.
-      problem: of the run.
-      videos: (n, t, h, w, 3) in [0, 1], all of the run.
-    """
-    if problem.stimuli is None:
-        return
-    pairs = render.side_by_side(problem.stimuli[:_COMPARED], videos[:_COMPARED])
-    factor = max(1, round(_WIDTH / videos.shape[2]))
-    enlarged = pairs.repeat(factor, axis=1).repeat(factor, axis=2)
-    render.write_video(folder / "comparison.gif", enlarged, _fps(problem))
-
-
-def write_page(folder: Path, problem: Problem, record: Mapping[str, Any]) -> None:
-    """Writes index.html, which shows stimuli, videos and what the judges see.
-
-    Args:
-      folder: of the run.
-      problem: of the run.
-      record: the content of run.json.
-    """
-    spec, classes = problem.model.spec, class_names(problem)
-    player = '<video src="videos/{}.mp4" autoplay loop muted playsinline></video>'
-    rows = []
-    for number, name in enumerate(_file_names(classes)):
-        seen = "<br>".join(
-            f"{html.escape(role)}: {html.escape(verdict['seen'][number])}"
-            f" {verdict['confidence'][number]:.0%}"
-            for role, verdict in record["judges"].items()
-        )
-        cells = [html.escape(classes[number])]
-        if problem.stimuli is not None:
-            cells.append(player.format(name + "_stimulus"))
-        cells += [player.format(name), seen]
-        rows.append("<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    heads = ["class", "stimulus", "synthesised", "seen as"]
-    if problem.stimuli is None:
-        heads.remove("stimulus")
-    head = "".join(f"<th>{h}</th>" for h in heads)
-    title = f"{html.escape(spec.name)}, step {record['step']} of {problem.config.steps}"
-    page = _PAGE.format(title=title, head=head, rows="\n".join(rows))
+    spec, classes = problem.model.spec, media.class_names(problem)
+    settings = record.get("settings", {})
+    cards = _cards(folder, problem, record, most)
+    name, told = METHODS.get(settings.get("method", ""), (None, None))
+    model = command.portable(settings.get("model") or spec.name)
+    verifier = settings.get("verifier")
+    asked = record.get("judges") or record.get("judging", ())
+    judges = [role for role in asked if role not in PARTS]
+    page = pages.render(
+        "run.html",
+        script="run.js",
+        title=" · ".join([model, _listed(classes, "{}"), name or "synthesis"]),
+        model=model,
+        classes=_listed(classes),
+        method=name or "a synthesis in Python",
+        told=told,
+        record={"judges": {}} | dict(record),
+        steps=problem.config.steps,
+        running=record["status"] == "running",
+        written=int(time.time()),
+        has_given=problem.stimuli is not None,
+        cards=cards,
+        linked=_linked(folder, media.file_names(classes), len(cards)),
+        of=len(classes),
+        stages=_stages(cards, record),
+        frames=spec.frames,
+        fps=media.fps(problem),
+        charts=charts(metrics.read(folder / "metrics.jsonl"), len(classes)),
+        command=command.repeating(settings, spec.classes, judges),
+        settings=_settings(settings, record),
+        weights=_weights(problem, model, verifier and command.portable(verifier)),
+        moving=_has_views(problem),
+    )
     files.write(folder / "index.html", page)
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 16px/1.4 sans-serif; margin: 2em auto; max-width: 60em }}
-video {{ width: 16em; image-rendering: pixelated; display: block }}
-td, th {{ text-align: left; padding: .4em 1em .4em 0; vertical-align: top }}
-</style>
-<h1>{title}</h1>
-<table><tr>{head}</tr>
-{rows}
-</table>
-<p>Settings and numbers: <a href="run.json">run.json</a>,
-<a href="metrics.jsonl">metrics.jsonl</a>; arrays: <a href="videos.npz">videos.npz</a>.
-</html>
-"""
+def add_preview(folder: Path, problem: Problem, step: int, videos: np.ndarray) -> None:
+    """Keeps the first videos as they are after a step, for the page of the run.
+
+    Args:
+      folder: of the run.
+      problem: of the run.
+      step: that was done last.
+      videos: (n, t, h, w, 3) in [0, 1], the first of the run.
+    """
+    path = folder / "previews.zip"
+    previews.add(path, step, videos, problem.config.steps)
 
 
-def _file_names(classes: Sequence[str]) -> list[str]:
-    return [f"{i:03d}_{render.safe_name(name)}" for i, name in enumerate(classes)]
+def _cards(
+    folder: Path, problem: Problem, record: Mapping[str, Any], most: int
+) -> list[Card]:
+    """The first videos, as many as fit in a page."""
+    classes = media.class_names(problem)
+    ready = record["status"] != "running" and "videos_not_written" not in record
+    strips = previews.read(folder / "previews.zip")
+    cards: list[Card] = []
+    for number, file in enumerate(media.file_names(classes)):
+        paths = [folder / "videos" / f"{file}{kind}.mp4" for kind in ("", "_stimulus")]
+        made, given = (_embedded(path) if ready else None for path in paths)
+        still = None
+        if problem.stimuli is not None and given is None:
+            if number >= previews.VIDEOS:
+                break
+            picture = previews.strip(problem.stimuli[number])
+            still = pages.data_uri("image/jpeg", picture)
+        own = {
+            step: pages.data_uri("image/jpeg", pictures[number])
+            for step, pictures in strips.items()
+            if number < len(pictures)
+        }
+        seen = Seen.of(record.get("judges", {}), number, classes[number])
+        card = Card(number, classes[number], file, made, given, own, still, seen)
+        most -= card.size
+        if most < 0 or (number >= previews.VIDEOS and made is None):
+            break
+        cards.append(card)
+    return cards
 
 
-def _fps(problem: Problem) -> float:
-    """Real time."""
-    return clips.FPS / problem.model.spec.stride
+def charts(lines: Sequence[Mapping[str, Any]], videos: int) -> list[str]:
+    """Curves of confidence and of all terms, from the lines of metrics.jsonl.
+
+    Args:
+      lines: of `metrics.read`.
+      videos: of the run; the curves are means over them.
+    """
+    if not lines:
+        return []
+    steps = [line["step"] for line in lines]
+
+    def curve(name: str, values: Sequence[Sequence[float]]) -> Curve:
+        return Curve(name, tuple(float(np.mean(row)) for row in values))
+
+    names = list(lines[-1]["weighted"])
+    terms = [
+        curve(name, [line["weighted"].get(name, [np.nan]) for line in lines])
+        for name in names
+    ]
+    terms.sort(key=lambda term: -abs(np.nan_to_num(term.last)))
+    total = curve("total", [line["total"] for line in lines])
+    sure = curve("confidence", [line["confidence"] for line in lines])
+    mean = f", mean of {videos} videos" if videos > 1 else ""
+    found = [
+        chart(f"Confidence in the class{mean}", steps, [sure], share=True),
+        chart(f"Loss, terms times weights{mean}", steps, [total, *terms]),
+    ]
+    return [figure for figure in found if figure]
+
+
+def _embedded(path: Path) -> str | None:
+    try:
+        return pages.data_uri("video/mp4", path.read_bytes())
+    except OSError:
+        return None
+
+
+def _listed(classes: Sequence[str], quoted: str = "“{}”", most: int = 2) -> str:
+    """The names of classes, or of some and how many more there are."""
+    names = [quoted.format(name) for name in dict.fromkeys(classes)]
+    if len(names) <= most:
+        return " and ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
+def _linked(folder: Path, names: Sequence[str], shown: int) -> list[str]:
+    rest = [f"videos/{name}.mp4" for name in names[shown : shown + _LINKED]]
+    return [name for name in rest if (folder / name).is_file()]
+
+
+def _stages(cards: Sequence[Card], record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the slider over the optimisation goes through: steps, and the result."""
+    last = record["step"]
+    ready = any(card.made for card in cards)
+    steps = sorted({step for card in cards for step in card.strips})
+    stages: list[dict[str, Any]] = [
+        {"step": step, "said": f"step {step}", "result": False}
+        for step in steps
+        if not (ready and step >= last)
+    ]
+    if ready:
+        said = "the result" if record["status"] == "finished" else "the last state"
+        stages.append({"step": last, "said": said, "result": True})
+    return stages
+
+
+def _settings(
+    settings: Mapping[str, Any], record: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Rows of a table."""
+    rows = {k: v for k, v in settings.items() if k != "config"}
+    rows |= settings.get("config", {})
+    rows |= {key: record[key] for key in ("device", "devices") if key in record}
+    rows |= record.get("versions", {})
+    return [(name, _said(value)) for name, value in rows.items() if value or value == 0]
+
+
+def _said(value: Any) -> str:
+    values = value if isinstance(value, list) else [value]
+    said = ", ".join(command.portable(str(v)) for v in values[:24])
+    return said + (f" and {len(values) - 24} more" if len(values) > 24 else "")
+
+
+def _weights(
+    problem: Problem, model: str, verifier: str | None
+) -> list[tuple[str, str, str]]:
+    """Name, licence and, where it is an address, the source of each model's weights."""
+    specs: list[tuple[str, ModelSpec]] = [(model, problem.model.spec)]
+    if problem.verifier is not None:
+        spec = problem.verifier.spec
+        specs.append((verifier or spec.name, spec))
+    return [
+        (
+            name,
+            spec.licence or _licence_of_shipped(name),
+            spec.source if spec.source.startswith("https://") else "",
+        )
+        for name, spec in specs
+    ]
+
+
+def _licence_of_shipped(reference: str) -> str:
+    name, _, weights = reference.partition("@")
+    if weights in loading.shipped(name):
+        return "Apache-2.0, the licence of leaps_jax, which they come with"
+    return "not stated; ask whoever trained them"
+
+
+def _has_views(problem: Problem) -> bool:
+    """Whether each step sees the video changed at random."""
+    config = problem.config
+    changed = (config.view_scale, config.view_shift, config.view_noise)
+    return any(changed) or bool(config.view_tint or config.roll or config.flip)

@@ -15,6 +15,7 @@ from command import BENCH, GOOD, TRAIN, assert_refused, words_of
 
 from leaps_jax.cli.main import main
 from leaps_jax.runs import folder as runs
+from leaps_jax.runs import results
 from leaps_jax.zoo import checkpoints
 
 LONG = "{root}/" + "x" * 300
@@ -217,7 +218,7 @@ def copied(finished, tmp_path):
 
 def assert_no_results(copied, *expected):
     with pytest.raises(runs.UserError) as error:
-        runs.results(copied)
+        results.read(copied)
     line = str(error.value)
     assert line.startswith(f"run={str(copied)!r}: ") and line.isprintable()
     for part in expected:

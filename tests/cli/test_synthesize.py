@@ -1,6 +1,9 @@
 """`leaps-jax synthesize`: what it writes and what it refuses."""
 
+import html
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -70,6 +73,21 @@ def test_overwrite_starts_again(call, finished, root):
             np.load(root / name / "videos.npz")[key] for name in ("again", "finished")
         )
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_page_shows_the_command_that_repeats_the_run(call, root, monkeypatch):
+    monkeypatch.chdir(root)
+    given = {"model": "timesformer_small@weights", "stimulus": "clip.mp4"}
+    given |= {"label": ["jack", "run"], "copies": 2, "stride": 2, "seed": 3}
+    given |= {"set": ["steps_per_call=4", "priming=0.5", "flip=true", "margin=1e-7"]}
+    words = words_of("synthesize", GOOD, **given, judge=given["model"], out="run")
+    assert call(*words).code == 0
+    page = (root / "run" / "index.html").read_text()
+    (shown,) = re.findall(r'<pre id="command">(.*?)</pre>', page, re.S)
+    name, *again = shlex.split(html.unescape(shown).replace("\\\n", " "))
+    assert name == "leaps-jax" and again.count("--copies") == 1
+    assert not [word for word in again if str(root) in word]
+    assert "is finished" in call(*again).out, "another run would be refused"
 
 
 @pytest.mark.parametrize("method", [m for m in objectives.METHODS if m != "leaps"])

@@ -42,7 +42,7 @@ from leaps_jax.config import Config
 from leaps_jax.data.clips import read_clip
 from leaps_jax.errors import UserError
 from leaps_jax.runs import folder as runs
-from leaps_jax.runs import jobs, metrics, ownership
+from leaps_jax.runs import jobs, metrics, ownership, results
 from leaps_jax.runs.jobs import folder as job_folder
 from leaps_jax.runs.jobs import table as job_table
 from leaps_jax.zoo import build as zoo
@@ -138,7 +138,7 @@ def run(folder: Path) -> dict[str, Any]:
 def check_run(folder: Path, good: dict, changes: list) -> str:
     record, path = changed(good, changes), folder / "run"
     written(path / "run.json", record)
-    found = read_or_refused(runs.results, path)
+    found = read_or_refused(results.read, path)
     held = read_or_refused(runs._held, path, good["identity"], False)
     if found is not None:
         assert same(found["classes"], record["classes"])

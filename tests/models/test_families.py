@@ -15,7 +15,7 @@ from leaps_jax import Config, Model, synthesize, taps
 from leaps_jax.cli.main import main
 from leaps_jax.kernels import depthwise, dispatch
 from leaps_jax.model import norm_inputs
-from leaps_jax.runs import folder as runs
+from leaps_jax.runs import results
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading
 
@@ -208,7 +208,7 @@ def test_convert_then_synthesize(family, tmp_path, capsys):
     words += ["--frames", str(frames), "--size", str(size), "--stride", "1"]
     words += ["--steps", "3", "--set", "steps_per_call=1", "--preview-every", "0"]
     assert main(words) == 0, capsys.readouterr().err
-    made = runs.results(tmp_path / "run")
+    made = results.read(tmp_path / "run")
     assert made["classes"] == ["juggling balls"]
     assert made["videos"].shape == (1, frames, size, size, 3)
     assert np.ptp(made["videos"]) > 0.1
