@@ -105,3 +105,10 @@ def test_json(tmp_path):
         files.append_json_lines(tmp_path / "a.jsonl", values)
     expected = '{"a": 1}\n{"a": 2}\n{"a": 3}\n'
     assert (tmp_path / "a.jsonl").read_text() == expected
+
+
+def test_a_name_as_long_as_the_system_allows(tmp_path):
+    path = tmp_path / ("x" * 250 + ".json")
+    files.write(path, "text")
+    assert path.read_text() == "text"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
