@@ -236,7 +236,7 @@ def test_a_class_that_is_not_utf_8_is_refused_at_once(clips, tmp_path, capsys):
     given = {"data": tree, "eval_data": tree}
     assert cli.main(words(clips, tmp_path / "out", **given)) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "has unprintable characters; rename it" in line
+    assert "is not UTF-8; rename it" in line
     assert not (tmp_path / "out").exists()
 
 
