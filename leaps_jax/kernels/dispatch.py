@@ -4,10 +4,17 @@ An operation has a plain form, its definition, and fast forms of the same values
 that depends on the machine in this package is decided here.
 """
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import jax
+
+try:
+    from jax.experimental.pallas import triton as triton
+except ImportError:  # a newer JAX, which removed what it calls deprecated today
+    triton = None  # type: ignore[assignment]
 
 AMPERE = 8.0
 
@@ -25,14 +32,18 @@ def by_platform(
 
     Args:
       plain: runs wherever no other form is given, and on TPUs.
-      gpu: for NVIDIA GPUs since Ampere, which Triton makes kernels for.
-      old_gpu: for older ones, such as the T4 of many a free notebook.
+      gpu: for NVIDIA GPUs since Ampere, with the Triton backend of Pallas.
+      old_gpu: for older ones, such as the T4 of many a free notebook, and for a JAX
+        that has no such backend.
       cpu: for CPUs.
 
     >>> by_platform(jax.numpy.sin, gpu=jax.numpy.cos)(0.0).item()
     0.0
     """
-    cuda = (old_gpu if 0 < generation() < AMPERE else gpu) or plain
+    if triton is None and generation() >= AMPERE:
+        _tell_what_is_missing()
+    has_kernels = triton is not None and not 0 < generation() < AMPERE
+    cuda = (gpu if has_kernels else old_gpu) or plain
 
     def run(*arrays: Any) -> Any:
         return jax.lax.platform_dependent(
@@ -40,6 +51,15 @@ def by_platform(
         )
 
     return run
+
+
+@functools.cache
+def _tell_what_is_missing() -> None:
+    warnings.warn(
+        f"JAX {jax.__version__} has no Triton backend for Pallas: steps on this GPU"
+        " take up to three times as long; install an older JAX for its kernels",
+        stacklevel=2,
+    )
 
 
 def on_gpu() -> bool:

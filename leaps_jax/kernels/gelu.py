@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from leaps_jax.kernels import dispatch
+from leaps_jax.kernels.dispatch import triton
 
 
 def gelu(x: jax.Array, tanh: bool) -> jax.Array:

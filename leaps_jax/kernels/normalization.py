@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from leaps_jax.kernels import dispatch
+from leaps_jax.kernels.dispatch import triton
 
 Activation = Callable[[jax.Array], jax.Array]
 

@@ -15,9 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from leaps_jax.kernels import dispatch
+from leaps_jax.kernels.dispatch import triton
 
 Size3 = tuple[int, int, int]
 

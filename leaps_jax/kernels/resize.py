@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from leaps_jax.kernels import dispatch
+from leaps_jax.kernels.dispatch import triton
 
 Size2 = tuple[int, int]
 

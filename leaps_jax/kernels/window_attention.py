@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from leaps_jax.kernels import attention, dispatch
+from leaps_jax.kernels.dispatch import triton
 
 ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
 Size = tuple[int, ...]

@@ -1,6 +1,8 @@
 """The GELU of a GPU is the one that defines it."""
 
 import math
+import subprocess
+import sys
 
 import checks
 import flax.linen as nn
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leaps_jax.kernels import gelu
+from leaps_jax.kernels import dispatch, gelu
 
 
 @pytest.mark.parametrize("tanh", [True, False])
@@ -48,3 +50,23 @@ def test_gelu_is_a_kernel_of_a_gpu_and_so_is_its_gradient():
 
     text = checks.lowered_for_a_gpu(jax.grad(loss), x)
     assert "gelu_gradient" in text
+
+
+def test_without_the_backend_the_plain_form_runs_and_a_line_says_so(monkeypatch):
+    monkeypatch.setattr(dispatch, "triton", None)
+    monkeypatch.setattr(dispatch, "generation", lambda: 9.0)
+    dispatch._tell_what_is_missing.cache_clear()
+    x = jax.ShapeDtypeStruct((2, 5, 24), jnp.float32)
+    with pytest.warns(UserWarning, match="has no Triton backend") as told:
+        text = checks.lowered_for_a_gpu(lambda x: gelu.gelu(x, tanh=False), x)
+    assert len(told) == 1 and "triton" not in text and "erf" in text
+    checks.lowered_for_a_gpu(lambda x: gelu.gelu(x, tanh=True), x)  # told once
+    dispatch._tell_what_is_missing.cache_clear()
+
+
+def test_the_package_is_imported_without_the_backend():
+    program = (
+        "import sys; sys.modules['jax.experimental.pallas.triton'] = None;"
+        "import leaps_jax, leaps_jax.kernels.dispatch as d; assert d.triton is None"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
