@@ -186,7 +186,7 @@ def make_train_step(model: Model, recipe: Recipe, views: Views) -> Callable:
             optimizer=optimizer_state,
             step=state.step + 1,
         )
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         return state, {"loss": loss, "accuracy": accuracy, "gradient": norm}
 
     return train_step

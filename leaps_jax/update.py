@@ -280,7 +280,7 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
         parameters = optax.apply_updates(state.parameters, updates)
         parameters = jax.vmap(lambda each: project(each, spec))(parameters)
 
-        gradient_norm = jax.vmap(optax.global_norm)(gradient)
+        gradient_norm = jax.vmap(optax.tree.norm)(gradient)
         finite = jnp.isfinite(total) & jnp.isfinite(gradient_norm)
         finite = state.finite & jax.lax.pmin(finite.all(), parallel.AXIS)
         new = state.replace(
