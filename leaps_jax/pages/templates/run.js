@@ -105,12 +105,8 @@ function setPlaying(on) {
 
 function setFrame(value) {
   frame = value;
-  if (playing) setPlaying(false);
+  setPlaying(false); // which takes all videos there
   tell();
-  cards.forEach((card) => {
-    card.videos.forEach(seek);
-    draw(card);
-  });
 }
 
 function setStage(value) {
