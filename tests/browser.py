@@ -31,7 +31,7 @@ class Visit:
     """A page in a window of its own, and all that went wrong in it."""
 
     def __init__(self, browser: Any, path: Path, **how: Any):
-        size = {"width": how.pop("width", 1000), "height": 900}
+        size = {"width": how.pop("width", 1000), "height": how.pop("height", 900)}
         self.context = browser.new_context(viewport=size, **how)
         self.page = self.context.new_page()
         self.wrong: list[str] = []

@@ -261,13 +261,14 @@ def test_two_thousand_videos_need_few_players(browser, built, tmp_path):
     for path, text in gallery._pages(items, labels, columns):
         if path == "index.html":
             (out / path).write_text(text)
-    with Visit(browser, out / "index.html", width=1920) as seen:
+    with Visit(browser, out / "index.html", width=1920, height=2500) as seen:
         seen.until(f"{VIDEOS}.some(v => v.currentTime > 0)")
         assert seen.page.evaluate(f"{TILES}.length") == 2000
         for share in (0.3, 0.6, 1):
             height = "document.documentElement.scrollHeight"
             seen.page.evaluate(f"scrollTo(0, {share} * {height})")
             seen.page.wait_for_timeout(300)
+            seen.until(f"{VIDEOS}.length > 20")
             assert seen.page.evaluate(f"{VIDEOS}.length") <= 40
         seen.until(f"{VIDEOS}.length && {VIDEOS}.some(v => v.currentTime > 0)")
         inside = "v.getBoundingClientRect().bottom > 0"

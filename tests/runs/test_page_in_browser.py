@@ -107,6 +107,9 @@ def test_the_sliders_of_frames_and_of_steps(browser, written):
         seen.until(f"{VIDEOS}.every(v => v.paused)")
         seen.until(f"{VIDEOS}.slice(0, 2).every(v => Math.abs(v.currentTime - 1) < .1)")
         assert seen.page.inner_text("#frame + output") == "3 / 4"
+        seen.set("#frame", 0)
+        seen.until(f"{VIDEOS}.slice(0, 2).every(v => v.currentTime < .4)")
+        seen.set("#frame", 2)
         said = "document.querySelector('#frame').getAttribute('aria-valuetext')"
         assert seen.page.evaluate(said) == "frame 3 of 4"
         assert not seen.page.is_visible(".made canvas")

@@ -105,12 +105,8 @@ function setPlaying(on) {
 
 function setFrame(value) {
   frame = value;
-  if (playing) setPlaying(false);
+  setPlaying(false); // which takes all videos there
   tell();
-  cards.forEach((card) => {
-    card.videos.forEach(seek);
-    draw(card);
-  });
 }
 
 function setStage(value) {
@@ -193,6 +189,8 @@ function watch() {
   cards.forEach(({ element }) => observer.observe(element));
 }
 
+// The browser would scroll, too, perhaps before all heights are known.
+if ("running" in body.dataset) history.scrollRestoration = "manual";
 if (!takePlace() && play && !calm.matches) setPlaying(true);
 
 // A run that goes on: its page is replaced now and then, and this one loads it.
