@@ -1,7 +1,5 @@
 """Models small enough for every test, and full float32 products."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,22 +17,19 @@ pytest.register_assert_rewrite("command")  # of tests/cli
 collect_ignore_glob = ["*conftest.py"]
 
 
-def pytest_configure(config):
-    """Compiles with few optimisations, unless heavy tests are among those asked for.
-
-    Compiling networks this small takes longer than running them.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if config.option.markexpr == "not heavy" and "optimization_level" not in flags:
-        flags += " --xla_backend_optimization_level=1"
-        os.environ["XLA_FLAGS"] = flags.strip()  # also of processes that tests start
-
-
 @pytest.fixture
 def forget_compiled():
     """Else what is compiled stays to the end: 45 MiB of a full-size network."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def unoptimized():
+    """Compiles in less time what runs longer: for large networks and few steps."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -251,7 +251,7 @@ REFUSED = {
     ),
     "out is a damaged run": (
         {"out": "{root}/damaged"},
-        ["out=", "run.json is damaged", "choose another"],
+        ["out=", "run.json: is damaged", "choose another"],
     ),
     "no steps": ({"steps": 0}, ["steps=0", "at least 1"]),
     "words for steps": ({"steps": "many"}, ["--steps", "'many'"]),
