@@ -56,8 +56,8 @@ def by_platform(
 @functools.cache
 def _tell_what_is_missing() -> None:
     warnings.warn(
-        f"JAX {jax.__version__} has no Triton backend for Pallas: steps on this GPU"
-        " take up to three times as long; install an older JAX for its kernels",
+        f"JAX {jax.__version__} has no Triton backend for Pallas, so plain and slower"
+        " forms run on this GPU; install an older JAX for the kernels",
         stacklevel=2,
     )
 
