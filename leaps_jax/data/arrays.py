@@ -23,8 +23,8 @@ SUFFIXES = (".npy", ".npz")
 FRAMES = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow has others, some of which start programs
 _WARNINGS = threading.Lock()
-# NumPy reads headers with `ast`, which several threads cannot use at once before
-# Python 3.12 (cpython issue 106905).
+# NumPy reads headers with `ast`. Of Python 3.11 threads that did so at once failed now
+# and then ("AST constructor recursion depth mismatch").
 _HEADERS = threading.Lock()
 
 
