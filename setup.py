@@ -72,7 +72,8 @@ setup(
         "numpy>=2",
         "pillow>=10",
         "mediapy>=1.2.4",
-        # 0.8 brings FFmpeg 9, without the option `-vsync` that mediapy 1.2.7 reads with
+        # 0.8 brings FFmpeg 9, with which mediapy 1.2.7 cannot read videos, as our tests
+        # do; this package itself only writes with it
         "imageio-ffmpeg>=0.6,<0.8",
         "rich>=13",
         "jinja2>=3.0",
