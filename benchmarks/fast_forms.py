@@ -53,7 +53,7 @@ OTHERS = {
 
 @contextlib.contextmanager
 def without(form: str | None) -> Iterator[None]:
-    """What is traced meanwhile has no such form."""
+    """A context in which programs are traced without one fast form."""
     by_platform = dispatch.by_platform
 
     def choose(plain, **forms):

@@ -41,7 +41,7 @@ def _on_error(stream: io.TextIOWrapper, errors: str | None) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Sends what a stream still holds, and all that follows, nowhere."""
+    """Redirects a stream to the null device, with what it still holds."""
     with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 

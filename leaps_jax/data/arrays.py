@@ -60,7 +60,7 @@ def as_rgb(array: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-    """Turns what numpy and zipfile raise at a damaged file, anything, into one line."""
+    """Turns any error of numpy or zipfile at a damaged file into one line."""
     try:
         yield
     except (UserError, OSError):
