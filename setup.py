@@ -62,8 +62,9 @@ setup(
     },
     # These lower bounds were tried together, by the tests of runs, transforms and some
     # kernels. Orbax 0.11.0 fails with this JAX; JAX 0.10.0 lacks what tests of kernels
-    # call a device. CI tests what pip takes on Python 3.11 (JAX 0.10.2), and a few tests
-    # on 3.13 (JAX 0.12.0.1). There is no upper bound: nothing newer is known to fail.
+    # call a device. CI tests what pip takes on Python 3.11 (JAX 0.10.2), and runs a few
+    # tests on 3.13 (JAX 0.12.0.1). There is no upper bound: nothing newer is known to
+    # fail.
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12",

@@ -41,7 +41,7 @@ MODES = {"cuda": ("eager", "tuned", "compile"), "cpu": ("eager", "compile")}
 
 
 def check_peers(names: list[str]) -> None:
-    """Exits if a model has no peer, or a module that the peer imports is missing."""
+    """Exits if a model has no peer or a module of the peer is missing."""
     for name in names:
         if name not in PEERS:
             raise SystemExit(

@@ -19,7 +19,9 @@ def add(commands: arguments.Commands) -> None:
         "leaps-jax gallery run/ jack/ --out gallery/",
     )
     sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders")
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR")
+    sub.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder of the gallery"
+    )
     sub.add_argument(
         "--columns",
         default="model",
