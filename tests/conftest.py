@@ -1,5 +1,8 @@
 """Models small enough for every test, and full float32 products."""
 
+import os
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +20,17 @@ pytest.register_assert_rewrite("command")  # of tests/cli
 collect_ignore_glob = ["*conftest.py"]
 
 
+def pytest_configure(config):
+    """Compiles with few optimisations, unless heavy tests are among those asked for.
+
+    Compiling networks this small takes longer than running them.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if config.option.markexpr == "not heavy" and "optimization_level" not in flags:
+        flags += " --xla_backend_optimization_level=1"
+        os.environ["XLA_FLAGS"] = flags.strip()  # also of processes that tests start
+
+
 @pytest.fixture
 def forget_compiled():
     """Else what is compiled stays to the end: 45 MiB of a full-size network."""
@@ -24,12 +38,17 @@ def forget_compiled():
     jax.clear_caches()
 
 
-@pytest.fixture
-def unoptimized():
-    """Compiles in less time what runs longer: for large networks and few steps."""
-    jax.config.update("jax_disable_most_optimizations", True)
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+    """Forgets compiled functions before they use up the memory mappings of a process.
+
+    Each function compiled for a CPU takes some three. Linux allows a process 65,530,
+    and XLA crashes when there are no more.
+    """
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture

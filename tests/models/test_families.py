@@ -163,7 +163,6 @@ def test_norms_of_a_gpu_know_the_moments_of_their_taps(on_a_gpu, monkeypatch, na
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
 
 
-@pytest.mark.usefixtures("unoptimized")
 @pytest.mark.parametrize("name", FAMILIES.values(), ids=FAMILIES)
 def test_leaps_inverts_it_with_an_x3d_verifier(name):
     model = smallest(name)
