@@ -225,20 +225,6 @@ def augmentation(config: Config, spec: ModelSpec) -> Transform:
     return chain(*steps)
 
 
-def at_octave(video: jax.Array, octave: int, scale: float) -> jax.Array:
-    """Shrinks frames by `scale ** octave` and tiles them to their former size.
-
-    The model then sees the picture at a coarser scale, in the size that it takes.
-    """
-    if octave == 0:
-        return video
-    b, t, h, w, c = video.shape
-    small = (round(h / scale**octave), round(w / scale**octave))
-    video = jax.image.resize(video, (b, t, *small, c), "linear")
-    pad = [(0, 0), (0, 0), (0, h - small[0]), (0, w - small[1]), (0, 0)]
-    return jnp.pad(video, pad, mode="wrap")
-
-
 def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
     """One optimisation step on the videos of one device, a pure function.
 
@@ -264,7 +250,7 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
             repeat = functools.partial(jnp.repeat, repeats=config.views, axis=0)
             pixels, batch = jax.tree.map(repeat, (pixels, batch))
         seen = jax.vmap(setup.transform)(keys, pixels)
-        seen = at_octave(seen, octave, config.octave_scale)
+        seen = video_lib.at_octave(seen, octave, config.octave_scale)
         values, logits = _evaluate(setup, pixels, seen, batch, frozen)
         if config.views > 1:
             values, logits = _mean_of(config.views, (values, logits))

@@ -112,3 +112,17 @@ def fit(
     if (h, w) != (size, size):
         video = resize(video, (size, size), precision)
     return video
+
+
+def at_octave(video: jax.Array, octave: int, scale: float) -> jax.Array:
+    """Shrinks frames by `scale ** octave` and tiles them to their former size.
+
+    The model then sees the picture at a coarser scale, in the size that it takes.
+    """
+    if octave == 0:
+        return video
+    b, t, h, w, c = video.shape
+    small = (round(h / scale**octave), round(w / scale**octave))
+    video = jax.image.resize(video, (b, t, *small, c), "linear")
+    pad = [(0, 0), (0, 0), (0, h - small[0]), (0, w - small[1]), (0, 0)]
+    return jnp.pad(video, pad, mode="wrap")

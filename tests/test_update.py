@@ -5,11 +5,11 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax import Config, objectives, preset, synthesize, update
+from leaps_jax import Config, objectives, preset, synthesize, update, video
 
 
 def test_octave_keeps_the_size(stimuli):
-    small = update.at_octave(jnp.array(stimuli), 2, 1.5)
+    small = video.at_octave(jnp.array(stimuli), 2, 1.5)
     assert small.shape == stimuli.shape
     # tiled: what stands at the left edge comes again after round(32 / 1.5 ** 2) pixels
     np.testing.assert_allclose(small[:, :, :, :14], small[:, :, :, 14:28], atol=1e-6)

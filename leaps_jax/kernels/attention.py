@@ -1,8 +1,9 @@
 """Attention, in the form that each machine runs fast.
 
-`attend` is its definition on CPUs and TPUs. On a GPU in half precision it is cuDNN's,
-which never has the scores in memory, and a kernel of its own for the few time steps of
-a video. tests/kernels/test_attention.py holds each form against the definition.
+`products` is the definition, and what CPUs and TPUs run. On a GPU in half precision
+attention is cuDNN's, which never has the scores in memory, or a Triton kernel for the
+few time steps of a video. tests/kernels/test_attention.py holds each form against the
+definition.
 """
 
 import math
@@ -17,14 +18,16 @@ from jax.experimental import pallas as pl
 from leaps_jax.kernels import dispatch
 from leaps_jax.kernels.dispatch import triton
 
-LookedUp = tuple[jax.Array, jax.Array | np.ndarray]
+#: A bias of scores as a product: values for each query (..., n, heads, e), and zeros
+#: and ones that tell which of them a key gets (..., m, e), such as one-hot places.
+FactoredBias = tuple[jax.Array, jax.Array | np.ndarray]
 
 
 def attend(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    looked_up: LookedUp | None = None,
+    factored_bias: FactoredBias | None = None,
     length: int | None = None,
 ) -> jax.Array:
     """Attention, with its softmax in float32.
@@ -33,26 +36,24 @@ def attend(
       q: (..., n, heads, d).
       k: (..., m, heads, d).
       v: likewise.
-      looked_up: what queries add to the score of a key by a property of the key, its
-        place say: the values for each property (..., n, heads, e), and which of them
-        a key has (..., m, e), zeros and ones.
+      factored_bias: added to the scores, such as decomposed relative positions.
       length: how many keys, the first, are real; all if None.
 
     Returns:
       (..., n, heads, d).
     """
     length = k.shape[-3] if length is None else length
-    if cudnn_takes(q, looked_up):
-        return _attend_by_cudnn(q, k, v, looked_up, length)
-    return products(q, k, v, None, looked_up, length)
+    if cudnn_takes(q, factored_bias):
+        return _attend_by_cudnn(q, k, v, factored_bias, length)
+    return products(q, k, v, None, factored_bias, length)
 
 
 def attend_over_time(qkv: jax.Array) -> jax.Array:
     """`attend` among the tokens of one place, those of all times.
 
     Args:
-      qkv: (..., t, n, 3, heads, d): queries, keys and values, which came of one product
-        and are not cut apart for a kernel.
+      qkv: (..., t, n, 3, heads, d): queries, keys and values of one matrix product; the
+        kernel reads them in place.
 
     Returns:
       (..., t, n, heads, d).
@@ -73,18 +74,18 @@ def products(
     k: jax.Array,
     v: jax.Array,
     bias: jax.Array | None = None,
-    looked_up: LookedUp | None = None,
+    factored_bias: FactoredBias | None = None,
     length: int | None = None,
 ) -> jax.Array:
-    """`attend` by its definition, with a bias (heads, n, m) of scores besides."""
+    """`attend` by its definition, and with a bias (heads, n, m) of scores."""
     q = q * q.shape[-1] ** -0.5
     scores = jnp.einsum(
         "...nhd,...mhd->...hnm", q, k, preferred_element_type=jnp.float32
     )
     if bias is not None:
         scores += bias
-    if looked_up is not None:
-        scores += look_up(*looked_up)
+    if factored_bias is not None:
+        scores += expand_bias(*factored_bias)
     if length is not None and length < k.shape[-3]:
         scores = jnp.where(np.arange(k.shape[-3]) < length, scores, -jnp.inf)
     weights = nn.softmax(scores).astype(v.dtype)
@@ -92,10 +93,10 @@ def products(
 
 
 @jax.jit
-def look_up(values: jax.Array, properties: jax.Array | np.ndarray) -> jax.Array:
-    """A look-up (..., heads, n, m), written as a product with zeros and ones."""
-    properties = properties.astype(values.dtype)
-    return jnp.einsum("...nhe,...me->...hnm", values, properties)
+def expand_bias(values: jax.Array, one_hot: jax.Array | np.ndarray) -> jax.Array:
+    """The bias (..., heads, n, m) of a `FactoredBias`."""
+    one_hot = one_hot.astype(values.dtype)
+    return jnp.einsum("...nhe,...me->...hnm", values, one_hot)
 
 
 _FEW = 16  # times of one place
@@ -118,13 +119,13 @@ def _over_time(together, q, k, v):
 
 def _over_time_gradient(together, q, k, v, gradient):
     weights = _weights_over_time(together, q, k)
-    of_weights = _product(gradient, v, (1, 1))
-    mean = (weights * of_weights).sum(1, keepdims=True)
-    of_scores = weights * (of_weights - mean) * q.shape[1] ** -0.5
-    of_scores, weights = of_scores.astype(q.dtype), weights.astype(q.dtype)
+    dweights = _product(gradient, v, (1, 1))
+    mean = (weights * dweights).sum(1, keepdims=True)
+    dscores = weights * (dweights - mean) * q.shape[1] ** -0.5
+    dscores, weights = dscores.astype(q.dtype), weights.astype(q.dtype)
     return (
-        _product(of_scores, k, (1, 0)),
-        _product(of_scores, q, (0, 0)),
+        _product(dscores, k, (1, 0)),
+        _product(dscores, q, (0, 0)),
         _product(weights, gradient, (0, 0)),
     )
 
@@ -152,11 +153,11 @@ _attend_over_time_in_one_kernel.defvjp(
 def _by_tokens(
     function: Callable[..., tuple[jax.Array, ...]], parts: int, *arrays: jax.Array
 ) -> jax.Array:
-    """A function of tokens (n, d), those of (..., t, n, parts, heads, d).
+    """Runs a function of tiles (tokens, d) over arrays (..., t, n, parts, heads, d).
 
-    It sees those of some places at all times, of one head each. It is called with which
-    tokens (n, n) are of one place and one head, and with every part of every array;
-    what it returns are parts of the result.
+    A tile has the tokens of some places at all times, each of one head. The function
+    gets a mask (tokens, tokens) of pairs of one place and one head, then a tile of each
+    part of each array. It returns a tile for each part of the result.
     """
     *leading, t, n, _, heads, d = arrays[0].shape
     per_place = pl.next_power_of_2(t)
@@ -176,9 +177,9 @@ def _by_tokens(
 
         *inputs, result = refs
         tiles = [
-            triton.load(ref.at[elements(part, of)], mask=real[:, None], other=0.0)
-            for ref, of in zip(inputs, counts, strict=True)
-            for part in range(of)
+            triton.load(ref.at[elements(part, parts_in)], mask=real[:, None], other=0.0)
+            for ref, parts_in in zip(inputs, counts, strict=True)
+            for part in range(parts_in)
         ]
         for part, tile in enumerate(function(together, *tiles)):
             tile = tile.astype(result.dtype)
@@ -199,9 +200,9 @@ def _by_tokens(
 HALF = (jnp.bfloat16, jnp.float16)
 
 
-def cudnn_takes(q: jax.Array, looked_up: LookedUp | None) -> bool:
+def cudnn_takes(q: jax.Array, factored_bias: FactoredBias | None) -> bool:
     """Whether cuDNN's attention runs here; it cannot be traced for other machines."""
-    width = q.shape[-1] + (looked_up[1].shape[-1] if looked_up else 0)
+    width = q.shape[-1] + (factored_bias[1].shape[-1] if factored_bias else 0)
     return q.dtype in HALF and width <= _widest()
 
 
@@ -217,32 +218,32 @@ def _attend_by_cudnn(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    looked_up: LookedUp | None,
+    factored_bias: FactoredBias | None,
     length: int,
 ) -> jax.Array:
     """`attend` without the scores ever in memory.
 
-    What is looked up becomes further channels of queries and keys. cuDNN wants channels
-    of one count, a multiple of 8, and even lengths; what fills them is zero or masked.
+    The two factors of the bias become further channels of queries and keys. cuDNN wants
+    channels in multiples of 8 and even lengths; the padding is zero or masked.
     """
     n, width = q.shape[-3], v.shape[-1]
     leading, scale = q.shape[:-3], q.shape[-1] ** -0.5
-    if looked_up is not None:
-        q, scale = q * scale, 1.0  # as a part of what follows
-        values, properties = looked_up
+    if factored_bias is not None:
+        q, scale = q * scale, 1.0  # the bias is not scaled
+        values, one_hot = factored_bias
         values = jnp.broadcast_to(values, (*q.shape[:-1], values.shape[-1]))
-        ones = jnp.asarray(properties, k.dtype)[..., None, :]
+        ones = jnp.asarray(one_hot, k.dtype)[..., None, :]
         ones = jnp.broadcast_to(ones, (*k.shape[:-1], ones.shape[-1]))
         q = jnp.concatenate([q, values.astype(q.dtype)], -1)
         k = jnp.concatenate([k, ones], -1)
     channels = -(-q.shape[-1] // 8) * 8
 
-    def filled(x: jax.Array) -> jax.Array:
+    def padded(x: jax.Array) -> jax.Array:
         x = x.reshape(math.prod(leading), *x.shape[-3:])
         margins = (0, x.shape[1] % 2), (0, 0), (0, channels - x.shape[-1])
         return jnp.pad(x, ((0, 0), *margins))
 
-    q, k, v = filled(q), filled(k), filled(v)
+    q, k, v = padded(q), padded(k), padded(v)
     lengths = [jnp.full(len(q), x, jnp.int32) for x in (q.shape[1], length)]
     masked = length < k.shape[1]
     y = jax.nn.dot_product_attention(

@@ -189,15 +189,15 @@ def _in_order_of_cudnn(
 def _in_order_of_cudnn_backward(stride, padding, saved, gradient):
     x, kernel = saved
     if stride == (1, 1):
-        of_x = _in_order_of_cudnn(gradient, *_turned(kernel, padding))
+        dx = _in_order_of_cudnn(gradient, *_turned(kernel, padding))
     else:
         _, transpose = jax.vjp(
             lambda x: _two_dimensional(x, kernel, stride, padding), x
         )
-        (of_x,) = transpose(gradient)
+        (dx,) = transpose(gradient)
     # dead code where weights are constants, as in a synthesis
     _, transpose = jax.vjp(lambda k: _two_dimensional(x, k, stride, padding), kernel)
-    return of_x, *transpose(gradient)
+    return dx, *transpose(gradient)
 
 
 _in_order_of_cudnn.defvjp(
@@ -241,8 +241,8 @@ def _with_gradients(
 
 def _with_gradients_backward(stride, padding, saved, gradient):
     x, kernel = saved
-    of_x = _gradient_of_frames(x, kernel, stride, padding, gradient)
-    return of_x, _gradient_of_kernel(x, kernel, stride, padding, gradient)
+    dx = _gradient_of_frames(x, kernel, stride, padding, gradient)
+    return dx, _gradient_of_kernel(x, kernel, stride, padding, gradient)
 
 
 _with_gradients.defvjp(

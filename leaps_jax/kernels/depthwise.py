@@ -88,10 +88,10 @@ def _fused_forward(x, kernel, stride):
 def _fused_backward(stride, saved, gradient):
     x, kernel = saved
     flipped = kernel[::-1, ::-1, ::-1]
-    of_x = _correlate(gradient, flipped, x.shape[1:4], (1, 1, 1), stride)
+    dx = _correlate(gradient, flipped, x.shape[1:4], (1, 1, 1), stride)
     # dead code where weights are constants, as in a synthesis
     _, transpose = jax.vjp(lambda k: native(x, k, stride), kernel)
-    return of_x, *transpose(gradient)
+    return dx, *transpose(gradient)
 
 
 fused.defvjp(_fused_forward, _fused_backward)
@@ -162,17 +162,17 @@ def _correlate(
             for place in itertools.product(*map(range, cell))
         }
         in_time = met(0 if times == 1 else pl.program_id(1), 0)
-        for (j, a, of_rows), (k, o, of_columns) in itertools.product(
+        for (j, a, row_reads), (k, o, column_reads) in itertools.product(
             met(row, 1), met(column, 2)
         ):
             offset = (j * w + k) * c + channel
-            for i, real, of_frames in in_time:
+            for i, real, frame_reads in in_time:
                 values = triton.load(
                     x_ref.at[video, jnp.where(real, i, 0), offset],
                     mask=inside & a & o & real,
                     other=0.0,
                 ).astype(jnp.float32)
-                for pairs in itertools.product(of_frames, of_rows, of_columns):
+                for pairs in itertools.product(frame_reads, row_reads, column_reads):
                     taps, place = zip(*pairs, strict=True)
                     sums[place] += weights(*taps) * values
         for (n, j, k), total in sums.items():

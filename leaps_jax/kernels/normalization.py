@@ -94,63 +94,66 @@ def _layer_norm(x, scale, bias, share, epsilon):
 
 
 def _layer_norm_forward(x, scale, bias, share, epsilon):
-    of = x.value, scale.value, bias.value, share.value
-    return _layer_norm(*of, epsilon), (of, _trained(scale, bias))
+    saved = x.value, scale.value, bias.value, share.value
+    return _layer_norm(*saved, epsilon), (saved, _trained(scale, bias))
 
 
 def _trained(*weights):
-    """Something if there are gradients of them, else nothing: not so in a synthesis."""
+    """() if gradients of weights are asked for, else None, as in a synthesis.
+
+    Residuals of a gradient may be None or a tree of arrays, but no bool.
+    """
     return () if any(weight.perturbed for weight in weights) else None
 
 
 def _layer_norm_backward(epsilon, saved, gradients):
     saved, trained = saved
-    of_residual, of_y, of_mean = (
+    dresidual, dy, dmean = (
         [] if isinstance(gradient, SymbolicZero) else [gradient]
         for gradient in gradients
     )
-    of_y = of_y or [jnp.zeros_like(saved[0])]
+    dy = dy or [jnp.zeros_like(saved[0])]
 
-    def fused(saved, of_residual, of_y, of_mean):
+    def fused(saved, dresidual, dy, dmean):
         x, scale, _, share = saved
 
         def backward(c, real, x, gradient, *rest):
-            of_residual, (scale, *of_mean, share) = rest[:-others], rest[-others:]
+            dresidual, (scale, *dmean, share) = rest[:-others], rest[-others:]
             y, factor = _standardized(x, epsilon, c, real)
             gradient *= scale
             along = (gradient * y).sum(-1, keepdims=True) / c
             mean = gradient.sum(-1, keepdims=True) / c
-            of_x = factor * (gradient - mean - along * y)
-            return sum([*of_residual, *(mean * share for mean in of_mean)], of_x), ()
+            dx = factor * (gradient - mean - along * y)
+            return sum([*dresidual, *(mean * share for mean in dmean)], dx), ()
 
-        others = 2 + len(of_mean)
-        of_x, _ = _by_position(
+        others = 2 + len(dmean)
+        dx, _ = _by_position(
             backward,
-            [x, *of_y, *of_residual],
+            [x, *dy, *dresidual],
             [scale],
-            per_video=of_mean,
+            per_video=dmean,
             per_position=[share],
             name="layer_norm_gradient",
         )
-        return of_x
+        return dx
 
-    def plain(saved, of_residual, of_y, of_mean):
+    def plain(saved, dresidual, dy, dmean):
         x, *rest = saved
         form = functools.partial(plain_layer_norm, epsilon=epsilon)
         outputs, transpose = jax.vjp(lambda x: form(x, *rest), x)
-        found = zip((of_residual, of_y, of_mean), outputs, strict=True)
-        (of_x,) = transpose(tuple(g[0] if g else jnp.zeros_like(y) for g, y in found))
-        return of_x
+        found = zip((dresidual, dy, dmean), outputs, strict=True)
+        (dx,) = transpose(tuple(g[0] if g else jnp.zeros_like(y) for g, y in found))
+        return dx
 
     run = dispatch.by_platform(plain, gpu=fused)
-    of_x = run(saved, of_residual, of_y, of_mean)
+    dx = run(saved, dresidual, dy, dmean)
     if trained is None:
-        return of_x, None, None, None
+        return dx, None, None, None
     x, scale, bias, share = saved
     _, transpose = jax.vjp(
-        lambda *of: plain_layer_norm(x, *of, share, epsilon)[1], scale, bias
+        lambda *weights: plain_layer_norm(x, *weights, share, epsilon)[1], scale, bias
     )
-    return of_x, *transpose(*of_y), None
+    return dx, *transpose(*dy), None
 
 
 _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward, symbolic_zeros=True)
@@ -223,51 +226,50 @@ def _batch_norm(x, factor, offset, centre, residual, activation):
 
 
 def _batch_norm_forward(x, factor, offset, centre, residual, activation):
-    of = x.value, factor.value, offset.value, centre.value, residual and residual.value
-    y, *moments = _batch_norm(*of, activation)
-    return (y, *moments), (*of, y, _trained(factor, offset, centre))
+    weights = factor.value, offset.value, centre.value
+    arrays = x.value, *weights, residual and residual.value
+    y, *moments = _batch_norm(*arrays, activation)
+    return (y, *moments), (*arrays, y, _trained(factor, offset, centre))
 
 
 def _batch_norm_backward(activation, saved, gradients):
     """Elementwise, so that XLA makes it one with what is before and after it."""
     x, factor, offset, centre, residual, y, trained = saved
-    of_y, of_mean, of_square = (
+    dy, dmean, dsquare = (
         None if isinstance(gradient, SymbolicZero) else gradient
         for gradient in gradients
     )
-    if of_y is None:
-        of_y = jnp.zeros_like(x)
-    gradient = of_y.astype(jnp.float32)
+    if dy is None:
+        dy = jnp.zeros_like(x)
+    gradient = dy.astype(jnp.float32)
     if activation is nn.relu and residual is not None:
         gradient = jnp.where(y > 0, gradient, 0.0)  # one tensor to read, not two
     else:
         _, transpose = jax.vjp(activation, _scaled(x, factor, offset, residual))
         (gradient,) = transpose(gradient)
-    of_x = gradient * factor
+    dx = gradient * factor
     n = math.prod(x.shape[1:-1])
 
-    def everywhere(of_video: jax.Array) -> jax.Array:
-        return jnp.expand_dims(of_video / n, tuple(range(1, x.ndim - 1)))
+    def everywhere(per_video: jax.Array) -> jax.Array:
+        return jnp.expand_dims(per_video / n, tuple(range(1, x.ndim - 1)))
 
-    if of_mean is not None:
-        of_x += everywhere(of_mean)
-    if of_square is not None:
-        of_x += everywhere(2 * of_square) * (x.astype(jnp.float32) - centre)
-    of_x = of_x.astype(x.dtype)
-    of_residual = None if residual is None else gradient.astype(residual.dtype)
+    if dmean is not None:
+        dx += everywhere(dmean)
+    if dsquare is not None:
+        dx += everywhere(2 * dsquare) * (x.astype(jnp.float32) - centre)
+    dx = dx.astype(x.dtype)
+    dresidual = None if residual is None else gradient.astype(residual.dtype)
     if trained is None:
-        return of_x, None, None, None, of_residual
+        return dx, None, None, None, dresidual
     outputs, transpose = jax.vjp(
-        lambda *of: plain_batch_norm(x, *of, residual, activation),
+        lambda *weights: plain_batch_norm(x, *weights, residual, activation),
         factor,
         offset,
         centre,
     )
-    found = zip((of_y, of_mean, of_square), outputs, strict=True)
-    of_weights = transpose(
-        tuple(jnp.zeros_like(y) if g is None else g for g, y in found)
-    )
-    return of_x, *of_weights, of_residual
+    found = zip((dy, dmean, dsquare), outputs, strict=True)
+    dweights = transpose(tuple(jnp.zeros_like(y) if g is None else g for g, y in found))
+    return dx, *dweights, dresidual
 
 
 _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward, symbolic_zeros=True)

@@ -62,8 +62,8 @@ def _fused_forward(x, window, stride, padding):
 
 def _fused_backward(window, stride, padding, saved, gradient):
     x, positions = saved  # x for its shape alone
-    of_x = _spread(gradient, positions, x.shape[2:4], window, stride, padding)
-    return (of_x,)
+    dx = _spread(gradient, positions, x.shape[2:4], window, stride, padding)
+    return (dx,)
 
 
 fused.defvjp(_fused_forward, _fused_backward)
@@ -117,8 +117,8 @@ def _maxima(
         # Triton's maximum passes over what is no number
         best = jnp.where(numbers, best, jnp.nan)
         element = (row * width + column) * c + channel
-        for ref, of in zip(refs, (best, position), strict=False):
-            triton.store(ref.at[frame, element], of.astype(ref.dtype), mask=inside)
+        for ref, tile in zip(refs, (best, position), strict=False):
+            triton.store(ref.at[frame, element], tile.astype(ref.dtype), mask=inside)
 
     maxima = pl.pallas_call(
         pool,
@@ -129,7 +129,7 @@ def _maxima(
         compiler_params=triton.CompilerParams(num_warps=_THREADS // 32),
         name="max_pool",
     )(x.reshape(b * t, -1))
-    return [of.reshape(b, t, height, width, c) for of in maxima]
+    return [y.reshape(b, t, height, width, c) for y in maxima]
 
 
 def _spread(
@@ -172,8 +172,8 @@ def _spread(
             for i, j in itertools.product(
                 range((m + ph) % sh, kh, sh), range((n + pw) % sw, kw, sw)
             ):
-                of, position = window_at((m + ph - i) // sh, (n + pw - j) // sw)
-                total += jnp.where(position == i * kw + j, of, 0.0)
+                dy, position = window_at((m + ph - i) // sh, (n + pw - j) // sw)
+                total += jnp.where(position == i * kw + j, dy, 0.0)
             at, o = row * sh + m, column * sw + n
             triton.store(
                 x_ref.at[frame, (at * w + o) * c + channel],
@@ -181,11 +181,11 @@ def _spread(
                 mask=inside & (at < h) & (o < w),
             )
 
-    of_x = pl.pallas_call(
+    dx = pl.pallas_call(
         spread,
         grid=(pl.cdiv(rows * columns * c, _elements(c)), b * t),
         out_shape=jax.ShapeDtypeStruct((b * t, h * w * c), gradient.dtype),
         compiler_params=triton.CompilerParams(num_warps=_THREADS // 32),
         name="max_pool_gradient",
     )(gradient.reshape(b * t, -1), positions.reshape(b * t, -1))
-    return of_x.reshape(b, t, h, w, c)
+    return dx.reshape(b, t, h, w, c)

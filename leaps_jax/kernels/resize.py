@@ -93,14 +93,20 @@ def _neighbours(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 _WARPS, _ELEMENTS = 4, 1024  # of a program
 
 
-def _sums(x: jax.Array, of_height: np.ndarray, of_width: np.ndarray) -> jax.Array:
+def _sums(
+    x: jax.Array, height_weights: np.ndarray, width_weights: np.ndarray
+) -> jax.Array:
     """The product of height and width with weights that are mostly zero."""
     b, t, h, w, c = x.shape
-    (rows, of_rows), (columns, of_columns) = map(_neighbours, (of_height, of_width))
+    (rows, row_weights), (columns, column_weights) = map(
+        _neighbours, (height_weights, width_weights)
+    )
     shape = (b, t, len(rows), len(columns), c)
     n = math.prod(shape[2:])
 
-    def kernel(x_ref, rows_ref, of_rows_ref, columns_ref, of_columns_ref, y_ref):
+    def kernel(
+        x_ref, rows_ref, row_weights_ref, columns_ref, column_weights_ref, y_ref
+    ):
         element = pl.program_id(0) * _ELEMENTS + jnp.arange(_ELEMENTS)
         inside, place = element < n, jax.lax.div(element, c)
         row, column = jax.lax.div(place, shape[3]), jax.lax.rem(place, shape[3])
@@ -113,9 +119,9 @@ def _sums(x: jax.Array, of_height: np.ndarray, of_width: np.ndarray) -> jax.Arra
 
         frame = pl.program_id(1) * h + load(rows_ref, row)
         start = (frame * w + load(columns_ref, column)) * c + jax.lax.rem(element, c)
-        across = factors(of_columns_ref, column, of_columns.shape[1])
+        across = factors(column_weights_ref, column, column_weights.shape[1])
         y = jnp.zeros(_ELEMENTS)
-        for i, factor in enumerate(factors(of_rows_ref, row, of_rows.shape[1])):
+        for i, factor in enumerate(factors(row_weights_ref, row, row_weights.shape[1])):
             line = [load(x_ref, start + (i * w + j) * c) for j in range(len(across))]
             y += factor * sum(a * z for a, z in zip(across, line, strict=True))
         place = pl.program_id(1) * n + element
@@ -127,5 +133,5 @@ def _sums(x: jax.Array, of_height: np.ndarray, of_width: np.ndarray) -> jax.Arra
         out_shape=jax.ShapeDtypeStruct((math.prod(shape),), x.dtype),
         compiler_params=triton.CompilerParams(num_warps=_WARPS),
         name="resize",
-    )(*(z.reshape(-1) for z in (x, rows, of_rows, columns, of_columns)))
+    )(*(z.reshape(-1) for z in (x, rows, row_weights, columns, column_weights)))
     return y.reshape(shape)

@@ -29,7 +29,8 @@ def attend(
 ) -> jax.Array:
     """Attention of every token to those of its window, after a roll by -shift.
 
-    Tokens that the roll brought together from two sides of the video are kept apart.
+    Tokens that the roll brought together from two sides of the video do not attend to
+    each other.
 
     Args:
       q: (b, t, h, w, heads, d), whole windows along every axis.
@@ -85,7 +86,7 @@ def origins(
     return partition((4 * t + 2 * h + w)[None, ..., None], window)[0, ..., 0]
 
 
-_APART = -100.0  # added to the score of a key from another origin than the query's
+_MASKED = -100.0  # added to scores between tokens of different origins
 
 
 def _by_definition(q, k, v, bias, window, shift):
@@ -97,11 +98,11 @@ def _by_definition(q, k, v, bias, window, shift):
         x = partition(x, window)
         return x.reshape(*x.shape[:3], heads, d)
 
-    looked_up = None
+    factored_bias = None
     if any(shift):
         own = jax.nn.one_hot(origins(size, window, shift), 8, dtype=q.dtype)
-        looked_up = _APART * (1 - own)[:, :, None], own  # windows n 1 8
-    y = attention.products(cut(q), cut(k), cut(v), bias, looked_up)
+        factored_bias = _MASKED * (1 - own)[:, :, None], own  # windows n 1 8
+    y = attention.products(cut(q), cut(k), cut(v), bias, factored_bias)
     y = assemble(y.reshape(*y.shape[:3], -1), window, size)
     return jnp.roll(y, shift, (1, 2, 3)).reshape(q.shape)
 
@@ -144,18 +145,18 @@ class _Layout:
 def _table(
     bias: jax.Array, layout: _Layout, dtype: Any
 ) -> tuple[jax.Array, np.ndarray]:
-    """What is added to scores, in powers of two, and of which kind a window is.
+    """Bias and mask of scores, to base two, and which of the tables a window has.
 
-    Windows are of one kind where the same tokens are apart. The own tokens of programs
-    are filled up to whole programs and the others to whole blocks, which get no weight.
+    Windows that mask the same pairs of tokens share a table. Queries are padded to
+    whole programs. Keys are padded to whole blocks, with a weight of zero.
 
     Returns:
       (kinds, heads, blocks, own, others of a block), and (windows,).
     """
-    of = origins(layout.shape[1:4], layout.window, layout.shift)
-    of, kind = np.unique(of, axis=0, return_inverse=True)
-    apart = of[:, None, :, None] != of[:, None, None]
-    scores = _LOG2_E * (bias + _APART * apart)
+    sides = origins(layout.shape[1:4], layout.window, layout.shift)
+    sides, kind = np.unique(sides, axis=0, return_inverse=True)
+    masked = sides[:, None, :, None] != sides[:, None, None]
+    scores = _LOG2_E * (bias + _MASKED * masked)
     own, others = (-layout.tokens % k for k in (_OWN, _OTHERS))
     scores = jnp.pad(scores, ((0, 0), (0, 0), (0, own), (0, 0)))
     margins = ((0, 0), (0, 0), (0, 0), (0, others))
@@ -196,8 +197,8 @@ def _attended(q, k, v, bias, window, shift):
         triton.store(lse_ref.at[rows], top + jnp.log2(total), mask=real)
 
     table = _table(bias, layout, q.dtype)
-    of_lse = jax.ShapeDtypeStruct((math.prod(layout.shape),), jnp.float32)
-    out = jax.ShapeDtypeStruct((q.size,), q.dtype), of_lse
+    lse_shape = jax.ShapeDtypeStruct((math.prod(layout.shape),), jnp.float32)
+    out = jax.ShapeDtypeStruct((q.size,), q.dtype), lse_shape
     y, lse = _by_window(kernel, "attend_in_windows", layout, out, (q, k, v), table)
     return y.reshape(q.shape), lse
 
@@ -213,18 +214,18 @@ def _backward(window, shift, saved, gradient):
     means = (y.astype(jnp.float32) * gradient.astype(jnp.float32)).sum(-1).reshape(-1)
     queries, keys = (q, gradient), (k, v)
     table = _table(bias, layout, q.dtype)
-    (of_q,) = _gradient(layout, queries, keys, lse, means, table, of_keys=False)
+    (dq,) = _gradient(layout, queries, keys, lse, means, table, for_keys=False)
     table = _table(bias.swapaxes(1, 2), layout, q.dtype)
-    of_k, of_v = _gradient(layout, keys, queries, lse, means, table, of_keys=True)
+    dk, dv = _gradient(layout, keys, queries, lse, means, table, for_keys=True)
     # dead code where weights are constants, as in a synthesis
-    _, of_bias = jax.vjp(lambda b: _by_definition(q, k, v, b, window, shift), bias)
-    return of_q, of_k, of_v, *of_bias(gradient)
+    _, transpose = jax.vjp(lambda b: _by_definition(q, k, v, b, window, shift), bias)
+    return dq, dk, dv, *transpose(gradient)
 
 
 _in_place.defvjp(_forward, _backward)
 
 
-def _gradient(layout, own, others, lse, means, table, *, of_keys):
+def _gradient(layout, own, others, lse, means, table, *, for_keys):
     """That of queries, or those of keys and values, each from all of the others.
 
     Args:
@@ -234,7 +235,7 @@ def _gradient(layout, own, others, lse, means, table, *, of_keys):
       lse: of each query, the logarithm of the sum of its scores' powers of two.
       means: likewise, of the gradients of its weights.
       table: for these own tokens, and kinds.
-      of_keys: whether own are keys and values.
+      for_keys: whether own are keys and values.
     """
     like, d = own[0], own[0].shape[5]
 
@@ -260,26 +261,26 @@ def _gradient(layout, own, others, lse, means, table, *, of_keys):
         def add(block, sums):
             tokens = program.others(block)
             c, e = program.tile(c_ref, tokens), program.tile(e_ref, tokens)
-            lse, means = known(tokens, 1) if of_keys else once
+            lse, means = known(tokens, 1) if for_keys else once
             scores = program.added(table_ref, kind, block) + _product(a, c, 1)
             weights = _exp2(scores - lse)
-            of_scores = weights * (_product(b, e, 1) - means)
-            pairs = [(of_scores, c), (weights, e)][: len(results)]
+            dscores = weights * (_product(b, e, 1) - means)
+            pairs = [(dscores, c), (weights, e)][: len(results)]
             return [
                 total + _product(x.astype(like.dtype), y, 0)
                 for total, (x, y) in zip(sums, pairs, strict=True)
             ]
 
         zeros = [jnp.zeros((_OWN, d))] * len(results)
-        of_a, *of_b = program.over_blocks(add, zeros)
-        for ref, total in zip(results, (of_a * d**-0.5, *of_b), strict=True):
+        da, *db = program.over_blocks(add, zeros)
+        for ref, total in zip(results, (da * d**-0.5, *db), strict=True):
             program.store(ref, total)
 
-    out = [jax.ShapeDtypeStruct((like.size,), like.dtype)] * (2 if of_keys else 1)
-    name = f"attend_in_windows_gradient_of_{'keys' if of_keys else 'queries'}"
+    out = [jax.ShapeDtypeStruct((like.size,), like.dtype)] * (2 if for_keys else 1)
+    name = f"attend_in_windows_gradient_of_{'keys' if for_keys else 'queries'}"
     arrays = (*own, *others, lse, means)
-    of = _by_window(kernel, name, layout, out, arrays, table)
-    return [x.reshape(like.shape) for x in of]
+    gradients = _by_window(kernel, name, layout, out, arrays, table)
+    return [x.reshape(like.shape) for x in gradients]
 
 
 def _by_window(kernel, name, layout, out_shape, arrays, table):

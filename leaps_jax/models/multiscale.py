@@ -38,7 +38,7 @@ def patch_grid(frames: int, height: int, width: int) -> Size3:
         have, need = ("x".join(map(str, size)) for size in (clip, PATCH_STRIDE))
         raise ValueError(
             f"clip of {have} (frames x height x width): MViT cuts its patches {need}"
-            " apart; use a multiple of each"
+            " masked; use a multiple of each"
         )
     t, h, w = (n // s for n, s in zip(clip, PATCH_STRIDE, strict=True))
     return t, h, w
@@ -260,7 +260,7 @@ class PoolingAttention(nn.Module):
             q = self.pool_q(q)
         k, v = self.pool_k(k), self.pool_v(v)
         patches = q[:, self.class_tokens :]
-        looked_up = None
+        factored_bias = None
         if self.table_grid is not None:
             queries = pooled(self.grid, self.query_stride or 1)
             keys = pooled(self.grid, self.key_stride)
@@ -270,8 +270,8 @@ class PoolingAttention(nn.Module):
             # class tokens are nowhere
             margin = (self.class_tokens, 0)
             values = jnp.pad(values, ((0, 0), margin, (0, 0), (0, 0)))
-            looked_up = values, np.pad(places, (margin, (0, 0)))
-        x = attend(q, k, v, looked_up=looked_up)
+            factored_bias = values, np.pad(places, (margin, (0, 0)))
+        x = attend(q, k, v, factored_bias=factored_bias)
         if self.residual:
             x = x.at[:, self.class_tokens :].add(patches)
         return self.proj(x.reshape(*x.shape[:2], -1))

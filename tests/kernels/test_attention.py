@@ -17,8 +17,8 @@ def drawn(seed, *shape):
 
 @pytest.fixture
 def cudnn(on_a_gpu):
-    def form(q, k, v, looked_up):
-        return attention._attend_by_cudnn(q, k, v, looked_up, k.shape[-3])
+    def form(q, k, v, factored_bias):
+        return attention._attend_by_cudnn(q, k, v, factored_bias, k.shape[-3])
 
     return form
 
@@ -50,7 +50,7 @@ def assert_same(form, want, of, more, gradient):
 def test_lengths_and_channels_are_filled_up(cudnn, leading, queries, keys, width):
     q = drawn(0, *leading, queries, 2, width)
     k, v = (drawn(seed, *leading, keys, 2, width) for seed in (1, 2))
-    check_same(functools.partial(cudnn, looked_up=None), q, k, v)
+    check_same(functools.partial(cudnn, factored_bias=None), q, k, v)
 
 
 @pytest.mark.parametrize(("times", "places"), [(8, 4), (3, 5)])
@@ -74,22 +74,22 @@ def test_attention_over_time_is_a_kernel_of_a_gpu():
     assert "triton" in checks.lowered_for_a_gpu(jax.grad(loss), x)
 
 
-def test_what_is_looked_up(cudnn):
+def test_a_factored_bias(cudnn):
     q, k, v = (drawn(seed, 2, 3, 6, 2, 8) for seed in range(3))
     owners = np.eye(4)[np.random.default_rng(0).integers(4, size=6)]
-    looked_up = drawn(4, 2, 3, 6, 2, 4), owners  # as MViT's relative positions
+    factored_bias = drawn(4, 2, 3, 6, 2, 4), owners  # as MViT's relative positions
     defined = functools.partial(attention.products, bias=None)
     check_same(
-        functools.partial(cudnn, looked_up=looked_up),
+        functools.partial(cudnn, factored_bias=factored_bias),
         q,
         k,
         v,
-        want=functools.partial(defined, looked_up=looked_up),
+        want=functools.partial(defined, factored_bias=factored_bias),
     )
 
 
-def test_a_look_up_adds_the_value_of_the_property():
+def test_expand_bias_adds_the_value_of_the_property():
     values, of_keys = drawn(0, 5, 2, 4), np.array([1, 0, 3])
-    scores = attention.look_up(values, np.eye(4)[of_keys])
+    scores = attention.expand_bias(values, np.eye(4)[of_keys])
     want = np.moveaxis(np.asarray(values)[:, :, of_keys], 1, 0)
     np.testing.assert_allclose(scores, want, rtol=1e-6)
