@@ -33,15 +33,20 @@ function stop(screen) {
 
 function update() {
   const wanted = new Set(playing ? [...inView].slice(0, MOST) : []);
-  for (const screen of screens) if (!wanted.has(screen)) stop(screen);
+  for (const video of document.querySelectorAll(".screen video"))
+    if (!wanted.has(video.parentElement)) stop(video.parentElement);
   wanted.forEach(start);
 }
 
+// Players start when scrolling comes to rest: starting them takes longer than a frame.
+const REST = 150; // milliseconds
+let resting;
 const observer = new IntersectionObserver((seen) => {
   for (const { target, isIntersecting } of seen)
     if (isIntersecting) inView.add(target);
     else inView.delete(target);
-  update();
+  clearTimeout(resting);
+  resting = setTimeout(update, REST);
 });
 
 function setPlaying(on) {
