@@ -1,6 +1,7 @@
 """Models small enough for every test, and full float32 products."""
 
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -23,8 +24,16 @@ collect_ignore_glob = ["*conftest.py"]
 def pytest_configure(config):
     """Compiles with few optimisations, unless heavy tests are among those asked for.
 
-    Compiling networks this small takes longer than running them.
+    Compiling networks this small takes longer than running them. Signals that a shell
+    in the background has set to be ignored are heard: tests send them.
     """
+    for name, handler in (
+        ("SIGINT", signal.default_int_handler),
+        ("SIGHUP", signal.SIG_DFL),
+    ):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     flags = os.environ.get("XLA_FLAGS", "")
     if config.option.markexpr == "not heavy" and "optimization_level" not in flags:
         flags += " --xla_backend_optimization_level=1"

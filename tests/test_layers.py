@@ -54,7 +54,7 @@ KEPT = {
     | {"cli.models", "cli.accuracy", "cli.evaluate", "cli.bench"},
     "cv2": {"evaluation.motion"},
     "pydantic": {"schemas"},
-    "matplotlib": {"evaluation.page"},
+    "matplotlib": {"evaluation.page", "evaluation.plots"},
 }
 
 
