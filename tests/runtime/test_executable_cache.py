@@ -1,12 +1,8 @@
 """Compiled steps come back from disk: the same bits without a trace, or not at all."""
 
 import dataclasses
-import errno
 import functools
-import hashlib
-import hmac
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -17,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src import lru_cache
-from jax.experimental.compilation_cache import compilation_cache
+from programs import ONE, kept
 
-from leaps_jax import Config, Model, files, objectives, synthesis, update
+from leaps_jax import Config, Model, objectives, synthesis, update
 from leaps_jax.runs import jobs
 from leaps_jax.runtime import engine, executable_cache
 from leaps_jax.runtime.executable_cache import ExecutableCache, described
@@ -29,7 +24,6 @@ from leaps_jax.zoo import load as loading
 
 CLASSES = ("bend", "jack", "run")
 CONFIG = Config(steps=4, steps_per_call=2)
-ONE = jax.devices()[:1]
 STIMULI = np.random.default_rng(0).random((2, 4, 28, 28, 3), np.float32)
 
 
@@ -40,22 +34,6 @@ def network(seed: int) -> Model:
     )
     variables = jax.jit(module.init)(jax.random.key(seed), np.zeros((1, 4, 28, 28, 3)))
     return Model(module, variables, spec)
-
-
-@pytest.fixture(autouse=True)
-def config_home(tmp_path_factory, monkeypatch):
-    """Where the key of the user is; lines of other tests count as not yet said."""
-    path = tmp_path_factory.mktemp("user") / "config"
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(path))
-    executable_cache._tell.cache_clear()
-    return path
-
-
-@pytest.fixture
-def open_umask():
-    before = os.umask(0)
-    yield
-    os.umask(before)
 
 
 @pytest.fixture
@@ -87,10 +65,6 @@ def start(tmp_path, monkeypatch):
 
     run.traced = traced
     return run
-
-
-def kept(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "kept").glob("*"))
 
 
 def test_the_second_start_traces_nothing_and_gives_the_same_bits(start, tmp_path):
@@ -203,34 +177,6 @@ def test_what_is_not_of_the_package_is_not_kept(tiny):
         described(wrapped)
 
 
-class Doubling:
-    """A program that tells how often it was traced."""
-
-    def __init__(self, folder: Path):
-        self.programs, self.traced = ExecutableCache(folder), 0
-
-    def __call__(self, made_of="doubling", shape=(3,), dtype=jnp.float32):
-        def more(_, x):
-            return jnp.sin(x) @ jnp.outer(x, x) + jnp.exp(x).sum()
-
-        def double(x):
-            self.traced += 1
-            return {"twice": 2 * x, "more": jax.lax.fori_loop(0, 3, more, x)}
-
-        x = jax.device_put(jnp.ones(shape, dtype), ONE[0])
-        self.traced = 0
-        function = jax.jit(double, donate_argnums=0)
-        compiled = self.programs.compiled(function, (x,), ONE, made_of)
-        np.testing.assert_array_equal(compiled(x)["twice"], np.full(shape, 2))
-        assert x.is_deleted(), "its memory was not given to the result"
-        return self.traced
-
-
-@pytest.fixture
-def doubling(tmp_path):
-    return Doubling(tmp_path / "kept")
-
-
 def test_a_program_is_traced_once_and_still_takes_what_is_donated(doubling):
     assert [doubling() for _ in range(3)] == [1, 0, 0]
 
@@ -300,298 +246,6 @@ def test_sources_are_told_apart(tmp_path):
     (tmp_path / "models" / "one.py").write_text("x = 2")
     assert executable_cache._sources(tmp_path) != before
     assert any("update.py" in line for line in executable_cache._machine().splitlines())
-
-
-def cut(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-def flipped(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-
-
-class RunsCode:
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def evil(tmp_path: Path) -> bytes:
-    return pickle.dumps((RunsCode(tmp_path / "proof"), None, None))
-
-
-FORGED = {
-    "unsigned": lambda program: program,
-    "with a digest": lambda program: hashlib.sha256(program).digest() + program,
-    "signed by another": lambda program: (
-        hmac.digest(bytes(32), program, "sha256") + program
-    ),
-}
-
-
-@pytest.mark.parametrize("damaged", [cut, flipped, lambda content: b""])
-def test_a_damaged_file_is_written_anew(damaged, doubling, tmp_path, capsys):
-    assert doubling() == 1
-    (path,) = kept(tmp_path)
-    path.write_bytes(damaged(path.read_bytes()))
-    assert [doubling(), doubling()] == [1, 0]
-    assert kept(tmp_path) == [path]
-    assert one_line(capsys, str(path), "is not what this user wrote", "compiled anew")
-
-
-@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
-def test_a_program_of_another_never_runs(forged, doubling, tmp_path, capsys):
-    assert doubling() == 1
-    (path,) = kept(tmp_path)
-    path.write_bytes(forged(evil(tmp_path)))
-    assert [doubling(), doubling()] == [1, 0]
-    assert not (tmp_path / "proof").exists()
-    assert one_line(capsys, str(path), "is not what this user wrote", "compiled anew")
-
-
-def test_one_program_does_not_run_in_place_of_another(doubling, tmp_path, capsys):
-    assert doubling() == 1
-    (path,) = kept(tmp_path)
-    content = path.read_bytes()
-    assert doubling(made_of=("doubling", 2)) == 1
-    (other,) = set(kept(tmp_path)) - {path}
-    other.write_bytes(content)
-    assert doubling(made_of=("doubling", 2)) == 1
-    assert one_line(capsys, str(other), "is not what this user wrote")
-
-
-def one_line(capsys, *parts: str) -> bool:
-    (line,) = capsys.readouterr().err.splitlines()
-    return line.startswith("compile cache: ") and all(part in line for part in parts)
-
-
-def give_away(path: Path, monkeypatch) -> None:
-    """Makes a file another user's; who is not root becomes another user."""
-    if os.geteuid() == 0:
-        os.chown(path, 4321, -1)
-    else:
-        monkeypatch.setattr(os, "geteuid", lambda: 4321)
-
-
-def put_link(path: Path, monkeypatch) -> None:
-    path.rename(path.parent.parent / "victim")
-    path.symlink_to(path.parent.parent / "victim")
-
-
-NOT_OWN = {
-    "is another user's": give_away,
-    "is open to others": lambda path, monkeypatch: path.chmod(0o622),
-    "is a link": put_link,
-}
-
-
-@pytest.mark.parametrize("what", NOT_OWN)
-def test_a_file_that_is_not_the_users_is_not_parsed(
-    what, doubling, tmp_path, monkeypatch, capsys
-):
-    assert doubling() == 1
-    (path,) = kept(tmp_path)
-    monkeypatch.setattr(  # only the file counts here
-        executable_cache, "_signature", lambda path, key, content: bytes(32)
-    )
-    path.write_bytes(bytes(32) + evil(tmp_path))
-    with monkeypatch.context() as patch:
-        NOT_OWN[what](path, patch)
-        patch.setattr(files, "make_private", lambda folder: None)
-        patch.setattr(executable_cache, "_secret", lambda: b"key")
-        assert doubling() == 1
-    assert not (tmp_path / "proof").exists()
-    assert one_line(capsys, str(path), what, "compiled anew")
-    assert not path.is_symlink() and path.stat().st_mode & 0o777 == 0o600
-    if what == "is a link":
-        assert (tmp_path / "victim").read_bytes() == bytes(32) + evil(tmp_path)
-
-
-def test_folder_key_and_files_are_private_under_any_umask(
-    doubling, tmp_path, config_home, open_umask
-):
-    assert [doubling(), doubling()] == [1, 0]
-    (path,) = kept(tmp_path)
-    key = config_home / "leaps_jax" / "cache.key"
-    assert len(key.read_bytes()) == 32 and list(key.parent.iterdir()) == [key]
-    for private in (path, key):
-        assert private.stat().st_mode & 0o777 == 0o600
-    for folder in (path.parent, key.parent, config_home):
-        assert folder.stat().st_mode & 0o777 == 0o700
-
-
-def test_users_have_different_keys(doubling, tmp_path, monkeypatch, capsys):
-    assert doubling() == 1
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another user"))
-    assert [doubling(), doubling()] == [1, 0]
-    assert one_line(capsys, "is not what this user wrote")
-
-
-def to_all(path: Path) -> None:
-    path.chmod(0o777)
-
-
-def torn(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:8])
-
-
-UNUSABLE = {
-    "folder open to others": ("kept", to_all, "is open to others"),
-    "key open to others": ("key", to_all, "is open to others"),
-    "folder of the key": ("home", to_all, "is open to others"),
-    "key cut short": ("key", torn, "is damaged"),
-}
-
-
-@pytest.mark.parametrize("case", UNUSABLE)
-def test_a_cache_that_cannot_be_used_is_one_line(
-    case, doubling, tmp_path, config_home, capsys
-):
-    assert doubling() == 1
-    name, change, what = UNUSABLE[case]
-    home = config_home / "leaps_jax"
-    path = {"kept": tmp_path / "kept", "home": home, "key": home / "cache.key"}[name]
-    change(path)
-    assert [doubling(), doubling()] == [1, 1]
-    assert one_line(capsys, str(path), what, "delete it")
-
-
-def test_where_nothing_can_be_written_all_is_compiled(doubling, tmp_path, capsys):
-    (tmp_path / "kept").write_text("a file")
-    assert [doubling(), doubling()] == [1, 1]
-    assert one_line(capsys, str(tmp_path / "kept"), "is no folder", "delete it")
-
-
-def test_a_disk_that_can_only_be_read_gives_programs(
-    doubling, tmp_path, monkeypatch, capsys
-):
-    assert doubling() == 1
-
-    def refused(*of, **named):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(files, "write", refused)
-    monkeypatch.setattr(os, "utime", refused)
-    assert doubling() == 0
-    assert [doubling(shape=(4,)), doubling(shape=(5,))] == [1, 1]
-    assert one_line(capsys, str(tmp_path / "kept"), "Read-only file system")
-
-
-def test_files_of_others_in_the_folder_stay(doubling, tmp_path, monkeypatch):
-    monkeypatch.setattr(executable_cache, "_MOST", 1)
-    (tmp_path / "kept").mkdir(mode=0o700)
-    mine = tmp_path / "kept" / "thesis.txt"
-    mine.write_text("precious")
-    os.utime(mine, (0, 0))
-    assert [doubling(), doubling(shape=(4,))] == [1, 1]
-    assert mine in kept(tmp_path) and len(kept(tmp_path)) == 2
-
-
-@pytest.fixture
-def chosen(tmp_path, monkeypatch):
-    """The folder of JAX's cache that a command would choose under an environment."""
-    before = jax.config.jax_compilation_cache_dir
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-
-    def choose(**environment):
-        for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in environment.items():
-            monkeypatch.setenv(name, str(value))
-        given = environment.get("JAX_COMPILATION_CACHE_DIR")  # read when JAX starts
-        jax.config.update("jax_compilation_cache_dir", given and str(given))
-        executable_cache.use_folder_of_user()
-        return executable_cache.folder()
-
-    yield choose
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
-@pytest.mark.parametrize("given", [None, "", "relative", "."])
-def test_the_folder_is_never_one_of_the_current_folder(
-    given, chosen, tmp_path, open_umask
-):
-    environment = {} if given is None else {"XDG_CACHE_HOME": given}
-    folder = tmp_path / "home" / ".cache" / "leaps_jax"
-    assert chosen(**environment) == folder
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert [path.name for path in tmp_path.iterdir()] == ["home"]
-    folder.chmod(0o755)  # as earlier versions made it
-    assert chosen(**environment) == folder
-    assert folder.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_folder_of_ones_own_is_taken(chosen, tmp_path, capsys):
-    assert chosen(XDG_CACHE_HOME=tmp_path) == tmp_path / "leaps_jax"
-    own = tmp_path / "own"
-    assert chosen(JAX_COMPILATION_CACHE_DIR=own) == own
-    assert own.stat().st_mode & 0o777 == 0o700
-    own.chmod(0o755)
-    (own / "program").touch(0o644)
-    (tmp_path / "link").symlink_to(own)
-    for path in (own, tmp_path / "link"):
-        assert chosen(JAX_COMPILATION_CACHE_DIR=path) == path
-    assert chosen(JAX_COMPILATION_CACHE_DIR="") is None
-    assert not capsys.readouterr().err
-
-
-def test_a_folder_that_others_can_write_to_is_one_line(chosen, tmp_path, capsys):
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    shared.chmod(0o777)
-    assert chosen(JAX_COMPILATION_CACHE_DIR=shared) is None
-    assert one_line(capsys, str(shared), "is open to others", "of your own")
-    shared.chmod(0o755)
-    (shared / "program").touch()
-    (shared / "program").chmod(0o666)
-    assert chosen(JAX_COMPILATION_CACHE_DIR=shared) is None
-    assert one_line(capsys, str(shared / "program"), "is open to others")
-    assert chosen(JAX_COMPILATION_CACHE_DIR="shared") is None
-    assert one_line(capsys, "shared", "is no absolute path", "of your own")
-    assert chosen(JAX_COMPILATION_CACHE_DIR=shared / "program") is None
-    assert one_line(capsys, "program", "is no folder", "of your own")
-
-
-def test_a_folder_of_another_user_is_one_line(chosen, tmp_path, monkeypatch, capsys):
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    give_away(theirs, monkeypatch)
-    assert chosen(JAX_COMPILATION_CACHE_DIR=theirs) is None
-    assert one_line(capsys, str(theirs), "is another user's", "of your own")
-
-
-def test_a_folder_that_can_only_be_read_is_no_warning_of_jax(
-    chosen, tmp_path, monkeypatch, recwarn
-):
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    try:
-        folder = chosen(XDG_CACHE_HOME=tmp_path)
-        compilation_cache.reset_cache()
-        tried = []
-
-        def refused(*of):
-            tried.append(of)
-            raise OSError(errno.EROFS, "Read-only file system")
-
-        monkeypatch.setattr(lru_cache.LRUCache, "put", refused)
-        assert jax.jit(lambda x: x + 4321)(1) == 4322
-    finally:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-        compilation_cache.reset_cache()
-    assert tried and folder.is_dir() and not recwarn.list
-
-
-def test_a_user_without_a_home_is_one_line(chosen, monkeypatch, capsys):
-    def homeless():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", homeless)
-    assert chosen() is None
-    assert one_line(capsys, "home directory", "JAX_COMPILATION_CACHE_DIR")
 
 
 def test_descriptions_tell_what_was_closed_over():
