@@ -154,6 +154,20 @@ def test_a_finished_training_is_left_as_it_is(clips, tmp_path, capsys):
     assert checkpoints.extra(out)["steps"] == 2
 
 
+def test_a_device_that_fails(clips, whole, tmp_path, capsys, monkeypatch):
+    def fail():
+        raise jax.errors.JaxRuntimeError("INTERNAL: the device is lost\nat 0x0")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stopping(patch, 3, fail)
+        assert cli.main(words(clips, out)) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("leaps-jax: failed: device: INTERNAL: the device is lost;")
+    assert cli.main(words(clips, out)) == 0
+    assert "at step 2" in capsys.readouterr().err and result(out) == whole
+
+
 def test_one_training_at_a_time(clips, tmp_path, capsys):
     with ownership.alone(tmp_path / "out"):
         assert cli.main(words(clips, tmp_path / "out")) == 2
