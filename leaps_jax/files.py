@@ -246,8 +246,11 @@ def _is_at(path: Path, file: IO[str]) -> bool:
 def _removed_on_error(temporary: Path) -> Iterator[None]:
     try:
         yield
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # a full disk
+            error.filename = str(temporary.parent)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
 
 

@@ -361,9 +361,9 @@ def _read_moments(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]] | None
     if not path.exists():
         return None
     try:
-        with np.load(path) as file:
-            taps = [key.removesuffix(":mean") for key in file if key.endswith(":mean")]
-            return {tap: (file[f"{tap}:mean"], file[f"{tap}:var"]) for tap in taps}
+        with path.open("rb") as file, np.load(file) as held:
+            taps = [key.removesuffix(":mean") for key in held if key.endswith(":mean")]
+            return {tap: (held[f"{tap}:mean"], held[f"{tap}:var"]) for tap in taps}
     except Exception as error:  # a damaged zip raises many kinds
         raise UserError(
             f"{path}: is damaged ({error}); make the checkpoint again"

@@ -154,8 +154,9 @@ def _leaves(path: Path) -> list[np.ndarray]:
         if not np.array_equal(tree["digest"], _digest(tree["leaves"])):
             raise ValueError("its checksum is another")
         return tree["leaves"]
-    with np.load(path) as file:  # a zip, which has checksums
-        return [file[f"arr_{i}"] for i in range(len(file.files))]
+    # A zip has checksums. NumPy leaves a damaged one open that it opened itself.
+    with path.open("rb") as file, np.load(file) as held:
+        return [held[f"arr_{i}"] for i in range(len(held.files))]
 
 
 def _digest(leaves: list[Any]) -> np.ndarray:

@@ -165,7 +165,7 @@ def test_a_device_that_fails(clips, whole, tmp_path, capsys, monkeypatch):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("leaps-jax: failed: device: INTERNAL: the device is lost;")
     assert cli.main(words(clips, out)) == 0
-    assert "at step 2" in capsys.readouterr().err and result(out) == whole
+    assert "at step 3" in capsys.readouterr().err and result(out) == whole
 
 
 def test_one_training_at_a_time(clips, tmp_path, capsys):

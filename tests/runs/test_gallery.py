@@ -175,7 +175,7 @@ DAMAGED = {
     "settings are null": ({"settings": None}, "settings=None: must"),
     "a model is a number": ({"settings": {"model": 3}}, "settings.model=3: must"),
     "a config is a list": ({"settings": {"config": [1]}}, "settings.config=[1]: must"),
-    "no class": ({"classes": []}, "classes=[]: must"),
+    "judges are null": ({"judges": None}, "judges=None: must"),
     "no bars": ({"judges": {"a": TOP | {"top": [[]]}}}, "judges.a.top[0]=[]: must"),
     "a bar": ({"judges": {"a": TOP | {"top": [[["jump", 2]]]}}}, "must be a name and"),
     "shares": ({"judges": {"a": TOP | {"asked": ["1"]}}}, "judges.a.asked[0]"),
