@@ -61,7 +61,8 @@ def write_together(
     with contextlib.ExitStack() as written:
         temporaries = {}
         for path, content in contents.items():
-            temporaries[path] = _temporary(path, content, suffix, private)
+            with _named(path):
+                temporaries[path] = _temporary(path, content, suffix, private)
             written.enter_context(_removed_on_error(temporaries[path]))
         for path, temporary in temporaries.items():
             os.replace(temporary, path)
@@ -109,7 +110,7 @@ def append_json_lines(path: Path, values: Iterable[Any]) -> None:
     Raises:
       OSError: the file is a link or cannot be written.
     """
-    with open(path, "a", opener=no_link) as file:
+    with _named(path), open(path, "a", opener=no_link) as file:
         file.writelines(json.dumps(value) + "\n" for value in values)
 
 
@@ -246,11 +247,20 @@ def _is_at(path: Path, file: IO[str]) -> bool:
 def _removed_on_error(temporary: Path) -> Iterator[None]:
     try:
         yield
-    except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:  # a full disk
-            error.filename = str(temporary.parent)
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Gives errors the name of a file; that of a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 

@@ -37,8 +37,8 @@ def save(folder: str | os.PathLike[str], step: int, state: Any) -> None:
         for path in folder.iterdir():
             if _is_begun(path) or path.name.isdecimal() and int(path.name) >= step:
                 shutil.rmtree(path)
-        with writing(folder), checkpointer() as orbax:
-            tree = {"leaves": leaves, "digest": _digest(leaves)}
+        tree = {"leaves": leaves, "digest": _digest(leaves)}
+        with writing(folder, tree), checkpointer() as orbax:
             orbax.save(folder.absolute() / str(step), tree)
         for old in _wholes(folder)[_KEPT:]:
             shutil.rmtree(folder / str(old))

@@ -8,7 +8,6 @@ and whether the result is that of a good disk alone. It needs `unshare -rm`: it 
 import contextlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -68,14 +67,17 @@ def at_write(number: int, do: Callable[[], None]) -> Iterator[None]:
 def read_only(number: int, out: Path) -> Iterator[None]:
     """A folder that turns read-only: a view of it is laid over it."""
 
+    laid = []
+
     def lay() -> None:
+        laid.append(out)
         call("mount", "--bind", out, out)
         call("mount", "-o", "remount,bind,ro", out)
 
     with at_write(number, lay):
         yield
-    if os.path.ismount(out):
-        call("umount", out)
+    for path in laid:
+        call("umount", path)
 
 
 def run(command: str, root: Path, folder: Path) -> None:

@@ -44,7 +44,8 @@ def test_a_bad_disk_is_one_line_and_loses_nothing(root, finished, tmp_path, comm
             assert code == 1 and last.startswith("leaps-jax: failed: "), (case, said)
             assert any(reason in last for reason in REASONS), (case, said)
             assert len(last) <= 400 and last.isprintable()
-        assert code_again == 0, (case, said_again)
+        if code or command != "evaluate":  # of which a whole report is not replaced
+            assert code_again == 0, (case, said_again)
         assert same, case
         print(command, case, code, flush=True)
     assert failed >= 10

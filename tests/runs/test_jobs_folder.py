@@ -179,6 +179,30 @@ def test_damaged_parts_of_a_row_are_made_again(tmp_path):
     assert results(tmp_path)[7]["videos"].ravel().tolist() == [0, 1, 2, 3]
 
 
+def test_a_part_that_a_full_disk_never_took_leaves_nothing(tmp_path):
+    row = jobs.Row(7, 2, "a@b", "", "", "run", 2, 0)
+    held = folder.Folder(tmp_path, jobs.Shard(1, 1), {})
+    held.open({})
+    (tmp_path / "parts" / "000007").mkdir()
+    held = folder.Folder(tmp_path, jobs.Shard(1, 1), {})
+    held.open({})
+    assert held.missing(row) == [0, 1]
+    videos = np.zeros((2, 1, 1, 1, 1), np.uint8)
+    assert held.add(row, [0, 1], {"videos": videos}, ["total"])
+    assert list(results(tmp_path)) == [7] and not os.listdir(tmp_path / "parts")
+
+
+def test_a_folder_whose_record_could_not_be_written_is_taken(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr("leaps_jax.files.write_json", full)
+        folder.Folder(tmp_path, jobs.Shard(1, 1), {}).open({})
+    folder.Folder(tmp_path, jobs.Shard(1, 1), {}).open({})
+    assert (tmp_path / "jobs.json").exists()
+
+
 def test_the_batch_matters_with_a_verifier_alone(tmp_path, models, clips):
     row = {"model": "tiny@0", "stimulus": clips / "0.npz", "label": 0}
     table = write(tmp_path / "jobs.csv", [row | {"verifier": "tiny@1"}])

@@ -57,9 +57,10 @@ class Folder:
             if self.path.is_file() or any(name[0] != "." for name in names):
                 raise UserError(f"{out}: exists and is no run; choose another folder")
         ownership.check_links(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.claim(weights)  # first: jobs.json says whose the rest is
         for name in ("rows", "parts"):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
-        self.claim(weights)
+            (self.path / name).mkdir(exist_ok=True)
         self._begun = {int(n) for n in os.listdir(self.path / "parts") if n.isdecimal()}
 
     def claim(self, weights: Mapping[str, str]) -> None:
@@ -135,6 +136,8 @@ class Folder:
         """Writes copies of a row; returns whether all of it is done."""
         if len(copies) == row.copies:
             self._save(row, arrays, terms)
+            if row.number in self._begun:  # its parts were damaged, or never written
+                self._forget_parts(row.number)
             return True
         where = self._parts_of(row.number)
         where.mkdir(exist_ok=True)
