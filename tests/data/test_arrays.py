@@ -1,9 +1,15 @@
 """NumPy files and folders of frames come back as written, and bad ones say so."""
 
+import gc
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from clip_files import SPEC, Image, circle, refusal, rms, write_frames
 
+from leaps_jax.data import arrays
 from leaps_jax.data.clips import load_stimuli, read_clip
 
 
@@ -101,3 +107,38 @@ def test_bad_frames(tmp_path):
     whole = (folder / "frame_1.png").read_bytes()
     (folder / "frame_3.png").write_bytes(whole[: len(whole) // 2])
     assert "frame_3.png is no image" in refusal(read_clip, folder)
+
+
+@pytest.fixture
+def busy_collector():
+    """Has Python collect garbage often, and let other threads go on meanwhile."""
+
+    def yielding(*_):
+        time.sleep(1e-5)
+
+    before = gc.get_threshold()
+    gc.freeze()  # so that a collection has little to do
+    gc.callbacks.append(yielding)
+    gc.set_threshold(5)
+    yield
+    gc.set_threshold(*before)
+    gc.callbacks.remove(yielding)
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize("kind", ["npy", "member of npz"])
+def test_headers_are_read_by_one_thread_at_a_time(tmp_path, busy_collector, kind):
+    """Python 3.11 counts the depth of all threads' syntax trees in one number."""
+    path = tmp_path / "clip.npy"
+    np.save(path, np.zeros((4, 8, 8, 3), np.uint8))
+    content = path.read_bytes()
+
+    def read(_):
+        for _ in range(50):
+            if kind == "npy":
+                arrays.open_array(path)
+            else:  # unpacking would leave threads little time to meet
+                arrays._header(io.BytesIO(content))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, range(4)))
