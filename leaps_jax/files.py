@@ -11,14 +11,17 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO
+
+#: Text (UTF-8), bytes, or what writes to an open file, or to that file's `name`.
+Content = str | bytes | Callable[[BinaryIO], Any]
 
 
 def write(
     path: Path,
-    content: str | bytes | Callable[[BinaryIO], Any],
+    content: Content,
     *,
     suffix: str = ".tmp",
     private: bool = False,
@@ -39,6 +42,36 @@ def write(
     Raises:
       OSError: the file cannot be written, or what `content` raises.
     """
+    write_together({path: content}, suffix=suffix, private=private)
+
+
+def write_together(
+    contents: Mapping[Path, Content], *, suffix: str = ".tmp", private: bool = False
+) -> None:
+    """Writes or replaces files, none of them before all are on the disk; see `write`.
+
+    Args:
+      contents: by path.
+      suffix: of the temporary files.
+      private: let nobody but the user read or write them.
+
+    Raises:
+      OSError: a file cannot be written, or what its content raises.
+    """
+    with contextlib.ExitStack() as written:
+        temporaries = {}
+        for path, content in contents.items():
+            with _named(path):
+                temporaries[path] = _temporary(path, content, suffix, private)
+            written.enter_context(_removed_on_error(temporaries[path]))
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
+    for folder in {path.parent for path in contents}:
+        _sync_folder(folder)
+
+
+def _temporary(path: Path, content: Content, suffix: str, private: bool) -> Path:
+    """Writes a temporary file beside a path."""
     # The name is random, so that two writers never share a temporary file, and mode x
     # fails where anything has that name, a link too. It is short, however long that of
     # the file is.
@@ -58,14 +91,17 @@ def write(
             file.write(raw)
         file.flush()
         os.fsync(file.fileno())
-    with _removed_on_error(temporary):
-        os.replace(temporary, path)
-    _sync_folder(path.parent)
+    return temporary
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, as `write` does."""
-    write(path, json.dumps(value, indent=1) + "\n")
+    write(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """A value as indented JSON."""
+    return json.dumps(value, indent=1) + "\n"
 
 
 def append_json_lines(path: Path, values: Iterable[Any]) -> None:
@@ -74,7 +110,7 @@ def append_json_lines(path: Path, values: Iterable[Any]) -> None:
     Raises:
       OSError: the file is a link or cannot be written.
     """
-    with open(path, "a", opener=no_link) as file:
+    with _named(path), open(path, "a", opener=no_link) as file:
         file.writelines(json.dumps(value) + "\n" for value in values)
 
 
@@ -212,7 +248,19 @@ def _removed_on_error(temporary: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Gives errors the name of a file; that of a full disk has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 

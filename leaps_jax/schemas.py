@@ -125,11 +125,16 @@ class Verdict(_Declared):
     confidence: list[Annotated[float, Field(ge=0, le=1)]]
 
 
-class RunRecord(_Declared):
-    """run.json of a run that goes on."""
+class RunStatus(_Declared):
+    """run.json of any run: how far it is."""
 
     status: Literal["running", "stopped", "finished", "failed"]
     step: Count
+
+
+class RunRecord(RunStatus):
+    """run.json of a run that goes on."""
+
     seconds: Annotated[float, Field(ge=0)]
     identity: dict[str, Any]
     files: list[Any] = []  # earlier versions listed none; what is no name is no file
@@ -149,6 +154,51 @@ class RunResults(_Declared):
     classes: Annotated[list[Name], Field(min_length=1)]
     settings: RunSettings = RunSettings()
     identity: dict[str, Any] = {}
+
+
+def _is_bar(bar: list[Any]) -> list[Any]:
+    """A class and its probability."""
+    if not (len(bar) == 2 and isinstance(bar[0], str) and _is_share(bar[1])):
+        raise ValueError("must be a name and a number in [0, 1]")
+    _is_printable(bar[0])
+    return bar
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+Bar = Annotated[list[Any], AfterValidator(_is_bar)]
+
+
+class ShownVerdict(_Declared):
+    """What a gallery shows of a verdict; earlier versions wrote `seen` alone."""
+
+    seen: list[Name]
+    confidence: list[Annotated[float, Field(ge=0, le=1)]]
+    top: list[Annotated[list[Bar], Field(min_length=1)]] | None = None
+    asked: list[Annotated[float, Field(ge=0, le=1)] | None] | None = None
+
+
+class ShownSettings(RunSettings):
+    """Of what made a run, what a gallery shows."""
+
+    method: Text = ""
+    config: dict[str, Any] = {}
+
+
+class RunShown(_Declared):
+    """run.json of a run that a gallery shows."""
+
+    classes: Annotated[list[Name], Field(min_length=1)]
+    settings: ShownSettings
+    judges: dict[str, ShownVerdict]
+
+
+class GalleryRecord(_Declared):
+    """gallery.json: what a gallery wrote."""
+
+    files: list[str]
 
 
 class Metrics(_Declared):

@@ -31,6 +31,21 @@ def test_a_file_that_cannot_be_replaced_leaves_no_temporary_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
 
 
+def test_files_are_written_together_or_not_at_all(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+
+    def full(file):
+        assert not one.exists()
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        files.write_together({one: "1", two: full})
+    assert list(tmp_path.iterdir()) == []
+    files.write_together({one: "1", two: "2"})
+    assert (one.read_text(), two.read_text()) == ("1", "2")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -66,8 +66,8 @@ def run(options: argparse.Namespace) -> int:
             finished, judges, PARTNERS, lambda done: steps.update(done, {})
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(options.out, found)
-    files.write(shown, page.page(found, finished))
+    drawn = page.page(found, finished)
+    files.write_together({shown: drawn, options.out: files.as_json(found)})
     console = Console(width=None if sys.stdout.isatty() else 1000)
     for rows in tables.of(found):
         console.print(tables.drawn(rows))

@@ -26,7 +26,7 @@ from leaps_jax.cli import (
     terminal,
     train,
 )
-from leaps_jax.errors import UserError
+from leaps_jax.errors import UserError, printable
 from leaps_jax.runtime import executable_cache
 from leaps_jax.runtime.engine import NotFiniteError
 
@@ -75,10 +75,13 @@ def _run(words: list[str] | None) -> int:
         return 1
     except (MemoryError, RuntimeError) as error:
         line = memory.too_large(options, error)
-        if line is None:
+        if line is not None:
+            print(line, file=sys.stderr)
+            return 2
+        if not isinstance(error, jax.errors.JaxRuntimeError):
             raise
-        print(line, file=sys.stderr)
-        return 2
+        print(_device_failed(error), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("leaps-jax: interrupted", file=sys.stderr)
         return 130
@@ -96,6 +99,13 @@ def _failed(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     remedy = "see to that, then start the same command again"
     return f"leaps-jax: failed: {where}{what}; {remedy}"
+
+
+def _device_failed(error: Exception) -> str:
+    """A fault of a device or of its driver, in one line."""
+    what = printable(next(iter(str(error).splitlines()), "") or type(error).__name__)
+    remedy = "start the same command again, or report it if that fails, too"
+    return f"leaps-jax: failed: device: {what}; {remedy}"
 
 
 def turn_off_triton_gemm() -> None:

@@ -39,9 +39,7 @@ def open_array(path: Path) -> Frames:
         if zipfile.is_zipfile(path):
             return _open_member(path)
         with _HEADERS:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise UserError("holds no array; save one (t, h, w, 3) array")
+            array = np.lib.format.open_memmap(path, mode="r")
         return _opened(array.shape, array.dtype, lambda: iter(array))
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from leaps_jax.data import limits
+from leaps_jax.data import containers, limits
 from leaps_jax.data.frames import Frames
 from leaps_jax.errors import UserError, last_line
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".gif")
 # Those of FFmpeg's formats that hold a video themselves; the content says which it is.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,flv,asf,ogg"
+_DETECTED = "crccheck+bitstream+buffer+explode"
 # Said of videos that are whole.
 _HARMLESS = re.compile("Referenced QT chapter track not found")
 # What follows from another error, which was said before.
@@ -46,7 +47,7 @@ def open_video(path: Path) -> Frames:
     command += ["-fps_mode", "passthrough", "-f", "framecrc", "pipe:1"]
     result = subprocess.run(command, capture_output=True, env=_environment())
     said = result.stderr.decode(errors="replace")
-    if fault := _fault(result.returncode, said) or _cut_short(path):
+    if fault := _fault(result.returncode, said) or containers.fault(path):
         if "max pixel count" in said:
             side = f"the most is {limits.PIXELS} pixels a frame"
             raise UserError(f"has frames too large; {side}, make them smaller")
@@ -89,7 +90,7 @@ def _command(path: Path) -> list[str]:
         raise UserError(f"no ffmpeg ({last_line(str(error))}); {remedy}") from None
     command = [ffmpeg, "-v", "level+error", "-nostdin", "-xerror"]
     # Two threads, since each holds frames, and clips are read side by side.
-    command += ["-threads", "2", "-err_detect", "explode"]
+    command += ["-threads", "2", "-err_detect", _DETECTED]
     command += ["-max_pixels", str(limits.PIXELS), "-protocol_whitelist", "file"]
     command += ["-format_whitelist", _FORMATS, "-i", f"file:{os.path.abspath(path)}"]
     return [*command, "-map", "0:V:0"]  # V leaves thumbnails out
@@ -112,18 +113,6 @@ def _fault(code: int, said: str) -> str | None:
         return f"it is a file of type {match[1]}"
     causes = [last_line(line) for line in lines if not _AFTERMATH.search(line)]
     return (causes or [last_line(said) or f"ffmpeg failed with {code}"])[0]
-
-
-def _cut_short(path: Path) -> str | None:
-    """Two formats whose ends FFmpeg does not miss."""
-    with path.open("rb") as file:
-        head = file.read(8)
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 64))
-        tail = file.read()
-    riff = head[:4] == b"RIFF" and 8 + int.from_bytes(head[4:], "little") > end
-    gif = head[:3] == b"GIF" and not tail.rstrip(b"\0").endswith(b";")
-    return "the file is cut short" if riff or gif else None
 
 
 def _frames(

@@ -205,7 +205,8 @@ def _judged(
         role: model for role, model in judges.items() if role not in record["judges"]
     }
     if new:
-        videos = np.load(folder / "videos.npz")["videos"]
+        with np.load(folder / "videos.npz") as arrays:
+            videos = arrays["videos"]
         names = media.class_names(problem)
         for role, model in counted("judge", new.items(), "models"):
             record["judges"][role] = evaluation.judge(model, videos, names)
@@ -292,7 +293,8 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _has_videos(folder: Path) -> bool:
     try:
-        with np.load(folder / "videos.npz") as arrays:
+        path = folder / "videos.npz"
+        with path.open("rb") as file, np.load(file) as arrays:
             return "videos" in arrays and len(arrays["videos"]) > 0
     except MemoryError:
         raise

@@ -9,7 +9,6 @@ Links are relative: the folder can be moved, served, or opened from a disk.
 """
 
 import dataclasses
-import json
 import re
 import shutil
 import zipfile
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from leaps_jax import files, pages
+from leaps_jax import files, pages, schemas
 from leaps_jax.errors import UserError, bad_argument
 from leaps_jax.runs import command, media, ownership, previews, render
 from leaps_jax.runs.page import METHODS
@@ -76,7 +75,7 @@ def read(folders: Sequence[Path], columns: str = "model") -> list[Item]:
     found: list[Item] = []
     for place, (folder, record) in enumerate(records.items()):
         column = folder.resolve().name
-        if columns == "model" and record["settings"].get("model"):
+        if columns == "model" and record["settings"]["model"]:
             column = command.portable(record["settings"]["model"])
             if len(methods) > 1:
                 column += f", {_method(record)}"
@@ -129,43 +128,46 @@ def write(
 
 
 def _record(folder: Path) -> dict[str, Any]:
+    remedy = "make the run again"
+    path = folder / "run.json"
     try:
-        record = json.loads((folder / "run.json").read_text())
-        status, step = str(record["status"]), int(record["step"])
-        record["settings"].get("model"), record["seconds"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        record = schemas.read(path, schemas.RunStatus, remedy)
+        if record.status == "finished":
+            found = record.model_dump()
+            shown = schemas.checked(path, found, schemas.RunShown, remedy).model_dump()
+    except OSError:
         what = "holds no run; give a folder that synthesize wrote"
         raise bad_argument("run", folder, what) from None
-    if status != "finished":
-        what = f"is {status} at step {step}; finish it with the command that began it"
-        raise bad_argument("run", folder, what)
-    if "videos_not_written" in record:
+    except UserError as error:
+        raise bad_argument("run", folder, error) from None
+    if record.status != "finished":
+        what = f"is {record.status} at step {record.step}"
+        remedy = "finish it with the command that began it"
+        raise bad_argument("run", folder, f"{what}; {remedy}")
+    if "videos_not_written" in shown:
         remedy = "install what its run.json names and run it again"
         raise bad_argument("run", folder, f"has no mp4 files; {remedy}")
-    return record
+    return shown
 
 
 def _items(
     folder: Path, record: Mapping[str, Any], column: str, place: int
 ) -> Iterator[Item]:
     """The videos of a run, of which `place` other runs come first."""
-    settings = record["settings"]
-    config = settings.get("config", {})
+    config = record["settings"]["config"]
     about = [
         _method(record),
-        *(f"{k} {config[k]}" for k in ("steps", "seed") if config),
+        *(f"{k} {config[k]}" for k in ("steps", "seed") if k in config),
     ]
+    classes = record["classes"]
     try:
-        classes = [str(name) for name in record["classes"]]
         seen = [
             Seen.of(record["judges"], number, label)
             for number, label in enumerate(classes)
         ]
-    except (KeyError, IndexError, TypeError, AttributeError):
-        remedy = "make the run again"
-        raise bad_argument(
-            "run", folder, f"its run.json is damaged; {remedy}"
-        ) from None
+    except IndexError:
+        what = "its run.json has fewer verdicts than classes; make the run again"
+        raise bad_argument("run", folder, what) from None
     for number, file in enumerate(media.file_names(classes)):
         source = folder / "videos" / f"{file}.mp4"
         if not source.is_file():
@@ -186,7 +188,7 @@ def _items(
 
 
 def _method(record: Mapping[str, Any]) -> str:
-    return METHODS.get(record["settings"].get("method", ""), ("made in Python", ""))[0]
+    return METHODS.get(record["settings"]["method"], ("made in Python", ""))[0]
 
 
 def _media(item: Item) -> list[str]:
@@ -283,9 +285,10 @@ def _pages(
 
 def _listed(out: Path) -> list[str] | None:
     try:
-        return [str(n) for n in json.loads((out / "gallery.json").read_text())["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = schemas.read(out / "gallery.json", schemas.GalleryRecord, "delete it")
+    except (OSError, UserError):
         return None
+    return record.files
 
 
 def _forget(out: Path) -> None:

@@ -19,6 +19,11 @@ import numpy as np
 from leaps_jax import files
 from leaps_jax.errors import UserError
 
+_OF_THE_MACHINE = (
+    *(errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO),
+    errno.ENOENT,  # the folder was removed
+)
+
 
 def write_video(path: str | os.PathLike[str], video: np.ndarray, fps: float) -> None:
     """Writes one video; the file appears whole or not at all.
@@ -61,9 +66,12 @@ def write_video(path: str | os.PathLike[str], video: np.ndarray, fps: float) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, encode, suffix=path.suffix.lower())
     except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            raise
         why = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        if os.strerror(errno.ENOSPC) in why:  # the fault of the machine
-            raise OSError(errno.ENOSPC, why, str(path)) from None
+        if os.strerror(errno.ENOSPC) in why:  # FFmpeg says so
+            what = os.strerror(errno.ENOSPC)
+            raise OSError(errno.ENOSPC, what, str(path)) from None
         what = f"the video cannot be written ({why})"
         raise UserError(f"path={str(path)!r}: {what}; check the folder") from None
 

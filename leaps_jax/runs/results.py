@@ -47,7 +47,7 @@ def _arrays(path: Path, count: int) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             stored = sum(info.file_size for info in archive.infolist())
         limits.check_stored(stored)
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             found = {name: arrays[name] for name in ("videos", "stimuli")}
     except (MemoryError, OSError):
         raise

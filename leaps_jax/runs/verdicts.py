@@ -56,9 +56,11 @@ class Seen:
         found = []
         for role, verdict in judges.items():
             seen = (verdict["seen"][number], verdict["confidence"][number])
-            top = verdict["top"][number] if "top" in verdict else [seen]  # of old runs
+            top = (
+                verdict["top"][number] if verdict.get("top") else [seen]
+            )  # of old runs
             bars = [Bar(name, share, name == right) for name, share in top]
-            asked = verdict["asked"][number] if "asked" in verdict else None
+            asked = verdict["asked"][number] if verdict.get("asked") else None
             if asked is not None and not any(bar.right for bar in bars):
                 bars.append(Bar(right, asked, True))
             found.append(Verdict(command.portable(role), tuple(bars)))

@@ -30,6 +30,7 @@ from leaps_jax.model import ModelSpec, Moments
 FORMAT = 1
 #: In the order in which they are put in place: model.json says that all are there.
 _CONTENTS = ("variables", "moments.npz", "model.json")
+_BESIDE = 2**18  # bytes that Orbax writes beside the arrays, at most
 _PARTIAL = ".new-"  # begins the name of a folder in which a model is written
 
 
@@ -122,7 +123,7 @@ def _put_in_place(
         shutil.rmtree(left)
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
     try:
-        with writing(folder), checkpointer() as orbax:
+        with writing(folder, tree), checkpointer() as orbax:
             orbax.save(partial / "variables", tree)
         if moments is not None:
             _write_moments(partial / "moments.npz", moments)
@@ -361,9 +362,9 @@ def _read_moments(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]] | None
     if not path.exists():
         return None
     try:
-        with np.load(path) as file:
-            taps = [key.removesuffix(":mean") for key in file if key.endswith(":mean")]
-            return {tap: (file[f"{tap}:mean"], file[f"{tap}:var"]) for tap in taps}
+        with path.open("rb") as file, np.load(file) as held:
+            taps = [key.removesuffix(":mean") for key in held if key.endswith(":mean")]
+            return {tap: (held[f"{tap}:mean"], held[f"{tap}:var"]) for tap in taps}
     except Exception as error:  # a damaged zip raises many kinds
         raise UserError(
             f"{path}: is damaged ({error}); make the checkpoint again"
@@ -371,14 +372,20 @@ def _read_moments(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]] | None
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns the errors of Orbax, on a full disk for example, into OSErrors."""
+def writing(folder: Path, tree: Any) -> Iterator[None]:
+    """Turns the errors of Orbax into OSErrors, where it writes a tree to a folder.
+
+    Where the disk has too little room it does not begin: it would print traces.
+    """
+    size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree))
+    if shutil.disk_usage(folder).free < size + _BESIDE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     try:
         yield
     except (MemoryError, OSError):
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
-        raise OSError(errno.EIO, _reason(error), str(path)) from error
+        raise OSError(errno.EIO, _reason(error), str(folder)) from error
 
 
 def _reason(error: Exception) -> str:

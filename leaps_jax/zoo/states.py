@@ -37,8 +37,8 @@ def save(folder: str | os.PathLike[str], step: int, state: Any) -> None:
         for path in folder.iterdir():
             if _is_begun(path) or path.name.isdecimal() and int(path.name) >= step:
                 shutil.rmtree(path)
-        with writing(folder), checkpointer() as orbax:
-            tree = {"leaves": leaves, "digest": _digest(leaves)}
+        tree = {"leaves": leaves, "digest": _digest(leaves)}
+        with writing(folder, tree), checkpointer() as orbax:
             orbax.save(folder.absolute() / str(step), tree)
         for old in _wholes(folder)[_KEPT:]:
             shutil.rmtree(folder / str(old))
@@ -154,8 +154,9 @@ def _leaves(path: Path) -> list[np.ndarray]:
         if not np.array_equal(tree["digest"], _digest(tree["leaves"])):
             raise ValueError("its checksum is another")
         return tree["leaves"]
-    with np.load(path) as file:  # a zip, which has checksums
-        return [file[f"arr_{i}"] for i in range(len(file.files))]
+    # A zip has checksums. NumPy leaves a damaged one open that it opened itself.
+    with path.open("rb") as file, np.load(file) as held:
+        return [held[f"arr_{i}"] for i in range(len(held.files))]
 
 
 def _digest(leaves: list[Any]) -> np.ndarray:

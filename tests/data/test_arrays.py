@@ -1,9 +1,14 @@
 """NumPy files and folders of frames come back as written, and bad ones say so."""
 
+import contextlib
+import gc
+import threading
+
 import numpy as np
 import pytest
 from clip_files import SPEC, Image, circle, refusal, rms, write_frames
 
+from leaps_jax.data import arrays
 from leaps_jax.data.clips import load_stimuli, read_clip
 
 
@@ -101,3 +106,44 @@ def test_bad_frames(tmp_path):
     whole = (folder / "frame_1.png").read_bytes()
     (folder / "frame_3.png").write_bytes(whole[: len(whole) // 2])
     assert "frame_3.png is no image" in refusal(read_clip, folder)
+
+
+@contextlib.contextmanager
+def interrupted_by(work):
+    """Whenever this thread collects garbage, which it does often, another works."""
+    go, done, over = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
+    own = threading.current_thread()
+
+    def working():
+        while go.acquire() and not over.is_set():
+            work()
+            done.release()
+
+    def yielding(phase, _):
+        if phase == "start" and threading.current_thread() is own:
+            go.release()
+            done.acquire(timeout=0.005)  # the other may wait for this thread
+
+    other, before = threading.Thread(target=working), gc.get_threshold()
+    other.start()
+    gc.freeze()  # so that a collection has little to do
+    gc.callbacks.append(yielding)
+    gc.set_threshold(5)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(yielding)
+        gc.unfreeze()
+        over.set()
+        go.release()
+        other.join()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_headers_are_read_by_one_thread_at_a_time(tmp_path, suffix):
+    """Python 3.11 counts the depth of all threads' syntax trees in one number."""
+    path = tmp_path / f"clip.{suffix}"
+    {"npy": np.save, "npz": np.savez}[suffix](path, np.zeros((4, 8, 8, 3), np.uint8))
+    with interrupted_by(lambda: arrays.open_array(path)):
+        assert [arrays.open_array(path).count for _ in range(3)] == [4] * 3

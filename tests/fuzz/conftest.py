@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "data"))  # clip_files
+import guard  # noqa: E402
 
 COLUMNS = ("cases", "refused in one line", "read with right values", "read as other")
 
@@ -14,6 +15,13 @@ COLUMNS = ("cases", "refused in one line", "read with right values", "read as ot
 def counts(request):
     """By group, how often each thing happened."""
     return request.config.stash.setdefault(KEY, {})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def listening():
+    """Hears who asks the network."""
+    with guard.listening():
+        yield
 
 
 KEY = pytest.StashKey[dict]()

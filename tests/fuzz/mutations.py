@@ -3,26 +3,16 @@
 import json
 import math
 
+import guard
 from hypothesis import strategies as st
 
 #: Characters of every kind, halves of pairs too.
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
-STRANGE = st.sampled_from(
-    ["", ".", "..", "/", "../x", "a\0b", "\x1b[31m", "\ud800", "~root", "x" * 999]
-    + [
-        "9" * 30,
-        "16",
-        "true",
-        "null",
-        "nan",
-        "[red]",
-        "<b>",
-        "名",
-        "%d",
-        "\u202e",
-        "\n",
-    ]
-)
+WORDS = ["", ".", "..", "/", "../x", "a\0b", "\x1b[31m", "\ud800", "~root", "x" * 999]
+WORDS += ["9" * 30, "16", "true", "null", "nan", "[red]", "<b>", "名", "%d", "\u202e"]
+WORDS += ["\n"]
+ADDRESSES = st.deferred(lambda: st.sampled_from(guard.addresses))
+STRANGE = st.sampled_from(WORDS) | ADDRESSES
 NUMBERS = st.one_of(
     st.integers(-3, 3),
     st.sampled_from([2**16, 2**31, 2**63, 10**30, 10**9, -(10**30)]),

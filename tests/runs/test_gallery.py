@@ -158,13 +158,47 @@ def test_what_is_no_finished_run_is_refused_in_one_line(runs, tmp_path, capsys):
     line = refused(capsys, [runs[0], lacking, *out])
     assert "lacks videos/001_run.mp4; make the run again" in line
     damaged = make_run(tmp_path / "d", "m", ["jump"], judges={"self": {}})
-    assert "run.json is damaged; make" in refused(capsys, [damaged, *out])
+    assert "judges.self.seen: is missing; make" in refused(capsys, [damaged, *out])
+    few = {"self": {"seen": [], "confidence": []}}
+    damaged = make_run(tmp_path / "f", "m", ["jump"], judges=few)
+    assert "fewer verdicts than classes; make" in refused(capsys, [damaged, *out])
     line = refused(capsys, [runs[0], *out, "--columns", "class"])
     assert "columns='class': must be model or run" in line
     assert not (tmp_path / "out").exists()
     broken = shutil.copytree(runs[0], tmp_path / "b")
     (broken / "videos.npz").write_bytes(b"PK")
     assert "videos.npz is missing or damaged" in refused(capsys, [broken, *out])
+
+
+TOP = {"seen": ["jump"], "confidence": [0.5]}
+DAMAGED = {
+    "settings are null": ({"settings": None}, "settings=None: must"),
+    "a model is a number": ({"settings": {"model": 3}}, "settings.model=3: must"),
+    "a config is a list": ({"settings": {"config": [1]}}, "settings.config=[1]: must"),
+    "judges are null": ({"judges": None}, "judges=None: must"),
+    "no bars": ({"judges": {"a": TOP | {"top": [[]]}}}, "judges.a.top[0]=[]: must"),
+    "a bar": ({"judges": {"a": TOP | {"top": [[["jump", 2]]]}}}, "must be a name and"),
+    "shares": ({"judges": {"a": TOP | {"asked": ["1"]}}}, "judges.a.asked[0]"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_record(runs, tmp_path, capsys, case):
+    changes, expected = DAMAGED[case]
+    run = make_run(tmp_path / "run", "m", ["jump"], **changes)
+    assert expected in refused(capsys, [run, "--out", tmp_path / "out"])
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, "null", '{"files": 3}', "\udcff"])
+def test_a_folder_with_a_strange_record_is_no_gallery(runs, tmp_path, capsys, content):
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "gallery.json"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    words = [runs[0], "--out", tmp_path / "out", "--overwrite"]
+    assert "is no gallery; choose" in refused(capsys, words)
+    path.rename(tmp_path / "run.json")
+    line = refused(capsys, [tmp_path, "--out", tmp_path / "new"])
+    assert "run.json" in line and "make the run again" in line
 
 
 def test_overwrite_replaces_a_gallery_and_nothing_else(runs, built, tmp_path, capsys):

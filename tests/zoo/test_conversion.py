@@ -288,6 +288,15 @@ def test_an_array_without_content_takes_no_memory(tmp_path):
             sources.read(path)
 
 
+@pytest.mark.parametrize("opcode", [pickle.FRAME, pickle.BINBYTES8, pickle.BYTEARRAY8])
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_a_length_that_no_file_has(tmp_path, suffix, opcode):
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(b"\x80\x05" + opcode + (2**62).to_bytes(8, "little") + bytes(9))
+    with pytest.raises(UserError, match="download it again"):
+        sources.read(path)
+
+
 def test_a_pickle_that_holds_itself(tmp_path):
     path, content = tmp_path / "x.pkl", {}
     content["state_dict"] = content

@@ -43,7 +43,12 @@ class Folder:
     # The run that it holds.
 
     def open(self, weights: Mapping[str, str]) -> None:
-        """Makes the folder, or raises UserError where it is not of this run."""
+        """Makes the folder.
+
+        Raises:
+          UserError: it is not of this run.
+          OSError: it cannot be written.
+        """
         out = f"out={str(self.path)!r}"
         if reason := checkpoints.unwritable(self.path):
             raise UserError(f"{out}: {reason}; choose another folder")
@@ -51,13 +56,11 @@ class Folder:
             names = os.listdir(self.path) if self.path.is_dir() else []
             if self.path.is_file() or any(name[0] != "." for name in names):
                 raise UserError(f"{out}: exists and is no run; choose another folder")
-        try:
-            ownership.check_links(self.path)
-            for name in ("rows", "parts"):
-                (self.path / name).mkdir(parents=True, exist_ok=True)
-            self.claim(weights)
-        except OSError as error:
-            raise unwritable(self.path, error) from None
+        ownership.check_links(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.claim(weights)  # first: jobs.json says whose the rest is
+        for name in ("rows", "parts"):
+            (self.path / name).mkdir(exist_ok=True)
         self._begun = {int(n) for n in os.listdir(self.path / "parts") if n.isdecimal()}
 
     def claim(self, weights: Mapping[str, str]) -> None:
@@ -133,6 +136,8 @@ class Folder:
         """Writes copies of a row; returns whether all of it is done."""
         if len(copies) == row.copies:
             self._save(row, arrays, terms)
+            if row.number in self._begun:  # its parts were damaged, or never written
+                self._forget_parts(row.number)
             return True
         where = self._parts_of(row.number)
         where.mkdir(exist_ok=True)
@@ -150,8 +155,8 @@ class Folder:
         """Makes one file of the parts of a row."""
         parts: list[dict[str, np.ndarray]] = []
         for _, _, path in self._parts(row.number):
-            with np.load(path) as file:
-                parts.append(dict(file))
+            with path.open("rb") as file, np.load(file) as arrays:
+                parts.append(dict(arrays))
         terms = [part.pop("terms") for part in parts][0].tolist()
         arrays = {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
         self._save(row, arrays, terms)
@@ -189,8 +194,8 @@ class Folder:
 def _damaged(path: Path) -> bool:
     """Whether a part cannot be read; a zip has checksums."""
     try:
-        with np.load(path) as file:
-            return not [file[name] for name in file.files]
+        with path.open("rb") as file, np.load(file) as arrays:
+            return not [arrays[name] for name in arrays.files]
     except MemoryError:
         raise
     except Exception:  # of a damaged zip, of many kinds
@@ -199,15 +204,6 @@ def _damaged(path: Path) -> bool:
 
 def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     files.write(path, lambda file: np.savez(file, **arrays))
-
-
-def unwritable(path: Path, error: OSError) -> UserError:
-    """The error of a disk that is full, say."""
-    reason = error.strerror or error
-    return UserError(
-        f"out={str(path)!r}: cannot be written ({reason}); make room, or choose another"
-        " folder"
-    )
 
 
 def _readable(text: str) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from leaps_jax.errors import UserError
 from leaps_jax.progress import Steps, Stop, interruptible
 from leaps_jax.runs.jobs import batches
-from leaps_jax.runs.jobs.folder import Folder, unwritable
+from leaps_jax.runs.jobs.folder import Folder
 from leaps_jax.runs.jobs.groups import Groups, Item, Ready
 from leaps_jax.runs.jobs.journal import Journal
 from leaps_jax.runs.jobs.settings import Settings
@@ -54,6 +54,7 @@ def execute(
     Raises:
       UserError: the table is none, or the folder holds something else, or what was made
         with other weights.
+      OSError: the folder cannot be written; what was is kept.
 
     >>> settings = Settings("leaps", Config(steps=500))         # doctest: +SKIP
     >>> execute(Path("jobs.csv"), Path("videos"), settings, 32)  # doctest: +SKIP
@@ -65,12 +66,9 @@ def execute(
     found = survey(table)
     folder = Folder(out, shard, settings.identity(found, batch))
     folder.open(_weights(found))
-    try:
-        with folder.locked():
-            groups = Groups(settings, folder, programs)
-            return _run(table, len(shard.rows(found.rows)), folder, groups, batch)
-    except OSError as error:
-        raise unwritable(out, error) from None
+    with folder.locked():
+        groups = Groups(settings, folder, programs)
+        return _run(table, len(shard.rows(found.rows)), folder, groups, batch)
 
 
 def _weights(found: Survey) -> dict[str, str]:

@@ -30,6 +30,18 @@ class Refused(Exception):
 class HarmlessUnpickler(pickle.Unpickler):
     """Refuses whatever is not NumPy's arrays, numbers, text and containers."""
 
+    def load(self) -> Any:
+        """Reads a pickle.
+
+        Raises:
+          Refused: it asks for something else.
+          Exception: of almost any kind, where it is damaged.
+        """
+        try:
+            return super().load()
+        except MemoryError:  # of a length in it, which no file has
+            raise pickle.UnpicklingError("it claims more than it holds") from None
+
     def find_class(self, module: str, name: str) -> Any:
         """Resolves a name of the pickle.
 
