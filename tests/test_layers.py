@@ -47,6 +47,7 @@ KEPT = {
     "tensorflow": {"data.tfds"},
     "mediapy": {"runs.render"},
     "imageio_ffmpeg": {"data.ffmpeg", "runs.render"},
+    "huggingface_hub": {"zoo.hub"},
     "PIL": {"data.arrays", "data.resizing", "runs.contact_sheet"} | {"runs.previews"},
     "jinja2": {"pages"},
     "markupsafe": {"pages", "pages.curves"},

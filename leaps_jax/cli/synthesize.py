@@ -20,6 +20,7 @@ from leaps_jax.runs import folder as runs
 from leaps_jax.runtime import multihost
 from leaps_jax.runtime.engine import NotFiniteError
 from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 
 def add(commands: arguments.Commands) -> None:
@@ -39,7 +40,8 @@ def add(commands: arguments.Commands) -> None:
     what.add_argument(
         "--model",
         metavar="NAME@WEIGHTS",
-        help="a zoo name and a checkpoint folder or published file",
+        help="a zoo name, and a checkpoint folder, a published file, hf:OWNER/REPO or"
+        " https://HOST/FILE",
     )
     what.add_argument(
         "--jobs",
@@ -240,6 +242,10 @@ def _problem(
         "size": spec.size,
         "stride": spec.stride,
         "config": dataclasses.asdict(config),
+    }
+    used = [options.model, *filter(None, [options.verifier]), *options.judge]
+    settings["pinned"] = {
+        name: address for name in used if (address := references.pinned(name))
     }
     return problem, settings, judges, notes
 

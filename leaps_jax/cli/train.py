@@ -21,7 +21,7 @@ from leaps_jax.model import Model
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.runs import ownership
 from leaps_jax.zoo import build as zoo
-from leaps_jax.zoo import checkpoints, states
+from leaps_jax.zoo import checkpoints, references, states
 from leaps_jax.zoo import load as loading
 
 
@@ -183,6 +183,7 @@ def _identity(work: _Training, options: argparse.Namespace) -> dict[str, Any]:
 def _new_record(
     work: _Training, options: argparse.Namespace, identity: dict[str, Any]
 ) -> dict[str, Any]:
+    pinned = references.pinned(options.start) if options.start else None
     return {
         "status": "running",
         "steps": 0,
@@ -195,7 +196,7 @@ def _new_record(
         "devices": jax.device_count(),
         "data": options.data,
         "eval_data": options.eval_data,
-    }
+    } | ({"from": pinned} if pinned else {})
 
 
 def _execute(

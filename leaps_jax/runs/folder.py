@@ -240,7 +240,7 @@ def check(
 
 
 #: Settings that are recorded, and compared by their contents.
-_BY_CONTENTS = ("stimulus", "model", "verifier")
+_BY_CONTENTS = ("stimulus", "model", "verifier", "pinned")
 
 
 def _identity(problem: Problem, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,11 +29,12 @@ from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import batches, folder, groups, journal, pipeline
 from leaps_jax.runtime import engine, parallel
 from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 TESTS = Path(__file__).parent.parent
 CONFIG = Config(steps=6, steps_per_call=3, noise=0.3)
 SETTINGS = jobs.Settings("leaps", CONFIG)
-FINGERPRINT = loading.fingerprint
+FINGERPRINT = references.fingerprint
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,7 +77,7 @@ def models(monkeypatch):
         return counted
 
     monkeypatch.setattr(loading, "load_model", load)
-    monkeypatch.setattr(loading, "fingerprint", lambda reference: reference)
+    monkeypatch.setattr(references, "fingerprint", lambda reference: reference)
     monkeypatch.setattr(update, "make_update_step", counting)
     return traced
 
@@ -411,7 +412,7 @@ def weights(tmp_path, models, monkeypatch) -> Path:
     (tmp_path / "weights" / "variables").write_bytes(b"one")
     tiny = loading.load_model("tiny@0")
     monkeypatch.setattr(loading, "load_model", lambda reference, **_: tiny)
-    monkeypatch.setattr(loading, "fingerprint", FINGERPRINT)
+    monkeypatch.setattr(references, "fingerprint", FINGERPRINT)
     return tmp_path / "weights" / "variables"
 
 
@@ -467,21 +468,21 @@ def test_weights_that_come_later(tmp_path, weights):
 
 
 def test_fingerprint(tmp_path):
-    shipped = loading.fingerprint("x3d_xs@actions")
+    shipped = references.fingerprint("x3d_xs@actions")
     copy = tmp_path / "copy"
-    shutil.copytree(loading.shipped("x3d_xs")["actions"], copy)
-    assert loading.fingerprint(f"x3d_xs@{copy}") == shipped
+    shutil.copytree(references.shipped("x3d_xs")["actions"], copy)
+    assert references.fingerprint(f"x3d_xs@{copy}") == shipped
     file = max(copy.rglob("*"), key=lambda path: path.stat().st_size)
     stat, content = file.stat(), bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert loading.fingerprint(f"x3d_xs@{copy}") != shipped
+    assert references.fingerprint(f"x3d_xs@{copy}") != shipped
     (tmp_path / "x3d.pyth").write_bytes(b"any")
-    assert loading.fingerprint(f"x3d_xs@{tmp_path / 'x3d.pyth'}") != shipped
+    assert references.fingerprint(f"x3d_xs@{tmp_path / 'x3d.pyth'}") != shipped
     for reference in ("x3d_xs", "x3d_xs@none", "none@actions", ""):
         with pytest.raises(UserError):
-            loading.fingerprint(reference)
+            references.fingerprint(reference)
 
 
 def test_a_row_is_written_once_and_whole(tmp_path, monkeypatch):
@@ -622,6 +623,7 @@ from leaps_jax.progress import Stop
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import pipeline
 from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 table, out, batch, steps, every = Path(sys.argv[1]), Path(sys.argv[2]), *map(
     int, sys.argv[3:6]
@@ -629,7 +631,7 @@ table, out, batch, steps, every = Path(sys.argv[1]), Path(sys.argv[2]), *map(
 shard = jobs.Shard.parse(os.environ.get("SHARD"))
 tiny = make_tiny(0)
 loading.load_model = lambda reference, **_: tiny
-loading.fingerprint = lambda reference: reference
+references.fingerprint = lambda reference: reference
 add, seen = pipeline._Writer._write, []
 
 def noting(self, items, *what):
