@@ -38,9 +38,12 @@ def add(commands: arguments.Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Uploads the checkpoint and prints its address."""
-    address = addresses.parse(options.to)
     given = f"to={options.to!r}"
-    if not isinstance(address, addresses.HubAddress) or str(address) != options.to:
+    try:
+        address = addresses.parse(options.to)
+    except UserError as error:
+        raise UserError(f"{given}: {error}") from None
+    if not isinstance(address, addresses.HubAddress):
         raise UserError(f"{given}: write hf:OWNER/REPO")
     if address.path or address.revision:
         raise UserError(f"{given}: name a repository alone, hf:{address.repo}")

@@ -128,6 +128,7 @@ def add(commands: arguments.Commands) -> None:
         " CPUs, where XLA undoes it)",
     )
     arguments.add_data_dir(sub)
+    arguments.add_tensorboard(sub)
     arguments.add_save_every(sub)
     option(
         "--preview-every",
@@ -168,7 +169,9 @@ def _run_here(options: argparse.Namespace, config: Config) -> int:
     """The part of this process; there may be others."""
     with multihost.together():
         problem, settings, judges, notes = _problem(options, config)
-        before = runs.check(options.out, problem, settings, overwrite=options.overwrite)
+        where: dict[str, Any] = {"tensorboard": options.tensorboard}
+        where["overwrite"] = options.overwrite
+        before = runs.check(options.out, problem, settings, **where)
     was_finished = before is not None and before["status"] == "finished"
     for note in notes if multihost.first() and not was_finished else ():
         print(note, file=sys.stderr)
@@ -177,10 +180,10 @@ def _run_here(options: argparse.Namespace, config: Config) -> int:
         problem,
         settings,
         judges,
-        overwrite=options.overwrite,
         save_every=options.save_every,
         preview_every=options.preview_every,
         programs=inputs.programs(),
+        **where,
     )
     stopped = record["status"] == "stopped"
     if not multihost.first():

@@ -45,6 +45,7 @@ def fetch(address: WebAddress) -> Fetched:
         be written.
     """
     folder = cache() / hashlib.sha256(address.url.encode()).hexdigest()[:32]
+    files.make_private(cache())
     files.make_private(folder)
     path = folder / address.name
     with files.locked(folder / ".lock", wait=True):

@@ -10,9 +10,14 @@ import contextlib
 import hashlib
 import json
 import re
+import sys
 import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from leaps_jax.zoo import references
 
 LFS = (".safetensors", ".pth", ".pyth", ".bin", ".pkl")  # and what is large
 LARGE = 10_000
@@ -90,7 +95,7 @@ def serving(routes):
     """A server with `address`, and `asked`: the requests that came."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    server.routes, server.asked = list(routes), []
+    server.routes, server.asked = routes, []
     server.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -231,3 +236,27 @@ class Hub:
                 del files[value["path"]]
         oid = self.repos[repo].commit(files)
         handler.answer(200, {"commitUrl": f"/{repo}/commit/{oid}", "commitOid": oid})
+
+
+@contextlib.contextmanager
+def as_hub(cache):
+    """A `Hub` that huggingface_hub asks, as the environment tells it at its import."""
+    hub = Hub()
+    with serving(hub.routes) as server, pytest.MonkeyPatch.context() as patch:
+        hub.asked, hub.address = server.asked, server.address
+        told = {"ENDPOINT": hub.address, "HOME": str(cache), "HUB_DISABLE_XET": "1"}
+        told |= {"TOKEN_PATH": str(cache / "token"), "HUB_DISABLE_TELEMETRY": "1"}
+        for name, value in told.items():
+            patch.setenv(f"HF_{name}", value)
+        for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
+            patch.delenv(name, raising=False)
+        forget_client()
+        yield hub
+    forget_client()
+
+
+def forget_client():
+    """The next import of huggingface_hub reads the environment anew."""
+    for name in [n for n in sys.modules if n.split(".")[0] == "huggingface_hub"]:
+        del sys.modules[name]
+    references.fetch.cache_clear()
