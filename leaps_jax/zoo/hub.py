@@ -102,27 +102,22 @@ def _cached(hub: Any, address: HubAddress, error: Exception | None) -> Fetched:
       address: of the weights.
       error: why the hub cannot be reached; None where it must not be asked.
     """
-    folder = None
-    with contextlib.suppress(OSError):
-        folder = Path(
-            hub.snapshot_download(
-                address.repo,
-                revision=address.revision or _MAIN,
-                allow_patterns="none",  # all that is there will do
-                local_files_only=True,
-            )
+    what = {"repo_id": address.repo, "revision": address.revision or _MAIN}
+    with contextlib.suppress(
+        UserError, OSError, hub.errors.CachedRepoTreeNotFoundError
+    ):
+        names = [file.path for file in hub.get_cached_repo_tree(**what)]
+        path, chosen = choose(names, address)
+        # raises where one of them is missing
+        folder = hub.snapshot_download(
+            **what, allow_patterns=chosen, local_files_only=True
         )
-    if folder is not None:
-        names = [f.relative_to(folder).as_posix() for f in folder.rglob("*")]
-        held = [name for name in names if (folder / name).is_file()]
-        with contextlib.suppress(UserError):
-            path, _ = choose(held, address)
-            if error is not None and multihost.first():
-                said = (
-                    f"the hub cannot be reached; {address} as it was at {folder.name}"
-                )
-                Steps("download", brief=True).say(said)
-            return _fetched(hub, address, folder, path)
+        found = _fetched(hub, address, Path(folder), path)
+        if error is not None and multihost.first():
+            commit = Path(folder).name
+            line = f"the hub cannot be reached; {address} as it was at {commit}"
+            Steps("download", brief=True).say(line)
+        return found
     if error is not None:
         _unreachable(address, error)
     raise UserError(
@@ -337,8 +332,10 @@ def _unreachable(address: HubAddress, error: Exception) -> NoReturn:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         raise OSError(errno.ENOSPC, error.strerror, str(address)) from None
     code = _status(error)
-    said = f"answers {code}" if code else f"cannot be reached ({_brief(error)})"
-    raise OSError(errno.EIO, f"the hub {said}", str(address)) from None
+    said = f"the connection to the hub failed ({_brief(error)})"
+    if code:
+        said = f"the hub answers {code}"
+    raise OSError(errno.EIO, said, str(address)) from None
 
 
 def _status(error: Exception) -> int | None:
