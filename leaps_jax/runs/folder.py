@@ -117,7 +117,7 @@ def execute(
 
 
 #: Opens the events of a run that goes on from a step.
-Logged = Callable[[int], contextlib.AbstractContextManager[events.Events | Any]]
+Logged = Callable[[int], contextlib.AbstractContextManager[Any]]
 
 
 def _run(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leaps_jax import Config, synthesis
+from leaps_jax import Config, objectives, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.runs import events, metrics
 from leaps_jax.runs import folder as runs
@@ -38,8 +38,9 @@ def programs(tmp_path_factory):
 
 
 @pytest.fixture
-def execute(tmp_path, tiny, stimuli, programs):
-    problem = prepare(tiny, stimuli[:2], [1, 2], config=CONFIG)
+def execute(tmp_path, tiny, programs):
+    objective = objectives.activation_maximization(CONFIG)
+    problem = prepare(tiny, None, [1, 2], config=CONFIG, objective=objective)
 
     def run():
         how = {"save_every": 0.0, "preview_every": 10, "programs": programs}
@@ -86,7 +87,7 @@ def assert_is_whole(folder, run):
     found = read(folder)
     lines = metrics.read(run / "metrics.jsonl")
     names = set(metrics.means(lines[0]))
-    assert {"total", "confidence", "gradient", "raw/priming"} < names
+    assert {"total", "confidence", "gradient", "raw/class_logit"} < names
     assert set(found.Tags()["scalars"]) == names
     for name in names:
         scalars = found.Scalars(name)

@@ -111,11 +111,14 @@ def test_a_server_that_is_not_there(server, tmp_path):
 
 def test_a_size_that_is_not_told_is_limited_too(server, monkeypatch, tmp_path):
     class Endless:
+        asked = 0
+
         def read(self, size):
+            self.asked += 1
+            assert self.asked < 10
             return bytes(size)
 
     monkeypatch.setattr(download, "MOST_BYTES", 2**22)
-    (tmp_path / "w").open("wb").close()
     address = addresses.WebAddress("https://host/w.pth")
     with (tmp_path / "w").open("wb") as file, pytest.raises(UserError, match="at most"):
         download._copy(Endless(), file, None, address)

@@ -62,8 +62,10 @@ def test_a_checkpoint_of_a_repository_is_that_of_a_folder(hub, small, tmp_path, 
     jax.tree.map(np.testing.assert_array_equal, model.variables, small.variables)
     assert model.spec.source == f"{hub.address}/me/x/tree/{repo.main}"
     assert references.pinned(reference) == f"{reference}@{repo.main}"
-    local = references.fingerprint(f"timesformer_small@{folder}")
-    assert references.fingerprint(reference) == local
+    local = f"timesformer_small@{folder}"
+    assert references.fingerprint(reference) == references.fingerprint(local)
+    (folder / "README.md").write_text("# hi")
+    assert references.fingerprint(reference) == references.fingerprint(local)
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("downloading hf:me/x (0.") and line.endswith(" MiB)")
     assert not [line for line in hub.asked if "run.py" in line or "README" in line]
@@ -285,21 +287,23 @@ def test_without_the_client_one_line_says_how_to_get_it(monkeypatch):
 
 
 def test_a_push_comes_back_and_replaces_only_when_asked(
-    hub, small, tmp_path, monkeypatch
+    hub, small, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setenv("HF_TOKEN", "secret")
-    first = contents(loading.save(small, tmp_path / "one"))
+    first = contents(loading.save(small, tmp_path / "one")) | {"x.bin": X}
     to = addresses.parse("hf:me/new")
     assert client.push(first, to, private=True) == f"{hub.address}/me/new"
     assert hub.repos["me/new"].facts["private"]
     doubled = jax.tree.map(lambda leaf: 2 * leaf, small.variables)
     other = dataclasses.replace(small, variables=doubled)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("uploading ") and line.endswith(" MiB)")
     second = contents(loading.save(other, tmp_path / "two"))
     with pytest.raises(UserError, match="it has a model.json; --overwrite"):
         client.push(second, to)
     client.push(second, to, overwrite=True)
     _, files = hub.repos["me/new"].at("main")
-    assert files == second, "nothing of the first model is left"
+    assert files == second | {"x.bin": X}, "nothing of the first model is left"
     model = loading.load_model("timesformer_small@hf:me/new")
     jax.tree.map(np.testing.assert_array_equal, model.variables, doubled)
 
