@@ -100,7 +100,10 @@ def execute(
     with contextlib.ExitStack() as lock:
 
         def opened() -> dict[str, Any]:
-            _held(folder, identity, overwrite)  # refuses before anything is made
+            # refuses before anything is made
+            if tensorboard:
+                events.check(tensorboard, identity, overwrite)
+            _held(folder, identity, overwrite)
             lock.enter_context(ownership.alone(folder))
             return _open(folder, new, overwrite)
 
