@@ -21,10 +21,16 @@ EXTRAS = {
     ],
     # Weights published as safetensors; files of torch are read without it.
     "convert": ["safetensors>=0.4"],
+    # Weights of the Hugging Face hub.
+    "hub": ["huggingface_hub>=2.0", "safetensors>=0.4"],
+    # What --tensorboard writes; the writer comes with the viewer.
+    "tensorboard": ["tensorboard>=2.20"],
     # The warping error of `evaluate` needs optical flow.
     "evaluate": ["opencv-python-headless>=4.8"],
     "test": [
         "opencv-python-headless>=4.8",
+        "huggingface_hub>=2.0",
+        "tensorboard>=2.20",
         "pytest>=8",
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",

@@ -7,6 +7,7 @@
 import contextlib
 import errno
 import functools
+import hashlib
 import json
 import os
 import secrets
@@ -132,6 +133,23 @@ def first_link(folder: Path) -> str | None:
             if one.is_symlink():
                 return os.path.relpath(one.path, folder)
     return None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, read again only where the file was touched.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    s = path.stat()
+    touched = (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+    return _sha256(path.absolute(), touched)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(path: Path, touched: tuple[int, ...]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_private(folder: Path) -> None:

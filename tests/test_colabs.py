@@ -10,7 +10,7 @@ import pytest
 
 from leaps_jax import list_models
 from leaps_jax.actions import motions
-from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "colabs" / "quickstart.ipynb"
@@ -32,7 +32,7 @@ assert verifier is not None and result.metrics["diversity"].shape == (4, 1)
 
 
 def shipped() -> list[str]:
-    return [f"{n}@{w}" for n in list_models() for w in loading.shipped(n)]
+    return [f"{n}@{w}" for n in list_models() for w in references.shipped(n)]
 
 
 @pytest.fixture(scope="module")

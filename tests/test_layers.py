@@ -47,13 +47,16 @@ KEPT = {
     "tensorflow": {"data.tfds"},
     "mediapy": {"runs.render"},
     "imageio_ffmpeg": {"data.ffmpeg", "runs.render"},
-    "PIL": {"data.arrays", "data.resizing", "runs.contact_sheet"} | {"runs.previews"},
+    "huggingface_hub": {"zoo.hub"},
+    "PIL": {"data.arrays", "data.resizing", "runs.contact_sheet"}
+    | {"runs.previews", "runs.events"},
     "jinja2": {"pages"},
     "markupsafe": {"pages", "pages.curves"},
     "rich": {"progress", "evaluation.tables"}
     | {"cli.models", "cli.accuracy", "cli.evaluate", "cli.bench"},
     "cv2": {"evaluation.motion"},
     "pydantic": {"schemas"},
+    "tensorboard": {"runs.events"},
     "matplotlib": {"evaluation.page", "evaluation.plots"},
 }
 

@@ -20,7 +20,8 @@ from leaps_jax.data import datasets
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 #: In the order in which a reader comes to them.
-PAGES = ("synthesis", "robust-models", "evaluation", "large-runs", "models", "speed")
+PAGES = ("synthesis", "robust-models", "evaluation", "large-runs")
+PAGES += ("models", "weights", "speed")
 DOCS = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in PAGES}
 TEXT = "\n".join([README, *DOCS.values()])
 
@@ -44,7 +45,7 @@ def test_every_option_of_readme_exists(capsys):
     helped = ""
     for command in (
         *("models", "convert", "synthesize", "train"),
-        *("accuracy", "evaluate", "actions", "gallery", "demo"),
+        *("accuracy", "evaluate", "actions", "gallery", "demo", "push"),
     ):
         with pytest.raises(SystemExit):
             main([command, "--help"])
@@ -91,6 +92,7 @@ SKIPPED = {
     r"^python -m pytest": "these tests",
     r"^python (tests|benchmarks)/": "times and compares; needs a GPU or torch, minutes",
     r"--coordinator": "two at a time, which wait for each other: test_multihost.py",
+    r"hf:|https://": "asks the network: test_hub.py and test_download.py ask a server",
     r"^leaps-jax bench": "full-size networks, which test_bench.py does not need",
 }
 #: Commands of the heavy test alone.

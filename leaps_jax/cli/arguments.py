@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from leaps_jax import attacks, parametrizations
@@ -75,6 +76,16 @@ def add_save_every(sub: argparse.ArgumentParser) -> None:
         default=30.0,
         metavar="SECONDS",
         help="how often the state is saved for resuming",
+    )
+
+
+def add_tensorboard(sub: argparse.ArgumentParser) -> None:
+    """Adds --tensorboard."""
+    sub.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="DIR",
+        help="folder for events, to follow the work with `tensorboard --logdir DIR`",
     )
 
 

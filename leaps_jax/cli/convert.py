@@ -31,8 +31,8 @@ def add(commands: arguments.Commands) -> None:
     sub.add_argument(
         "source",
         metavar="SOURCE",
-        help=".pth .pyth .pt .bin .pkl .safetensors, a checkpoint of Flax, or a Hugging"
-        " Face folder",
+        help=".pth .pyth .pt .bin .pkl .safetensors, a checkpoint of Flax, a Hugging"
+        " Face folder, hf:OWNER/REPO, or https://HOST/FILE",
     )
     sub.add_argument("out", metavar="OUT", type=Path, help="folder of the checkpoint")
     sub.add_argument(

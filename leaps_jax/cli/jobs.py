@@ -18,6 +18,7 @@ RULED_OUT = {
     "judge": "leave it out",
     "save_every": "rows are saved as they finish; leave it out",
     "preview_every": "leave it out",
+    "tensorboard": "leave it out",
     "overwrite": "rows are never written twice; choose another folder",
 }
 

@@ -22,6 +22,7 @@ from leaps_jax.cli import (
     gallery,
     memory,
     models,
+    push,
     synthesize,
     terminal,
     train,
@@ -33,6 +34,7 @@ from leaps_jax.runtime.engine import NotFiniteError
 COMMANDS = (
     models,
     convert,
+    push,
     synthesize,
     train,
     accuracy,

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from leaps_jax.cli import arguments
 from leaps_jax.zoo import build as zoo
-from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 _SHORT = ("name", "clip", "parameters", "GMACs", "licence of public weights")
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("Trained weights that come with this package:")
         for name in zoo.names():
-            for weights in loading.shipped(name):
+            for weights in references.shipped(name):
                 print(f"  {name}@{weights}")
         print()
         Console(width=80).print(_table())
@@ -74,10 +74,10 @@ def _tell(name: str, addresses: list[str]) -> None:
     width = max(map(len, zoo.COLUMNS))
     for column, cell in zip(zoo.COLUMNS, row, strict=True):
         print(f"{column:<{width}}  {cell}")
-    for weights in loading.shipped(name):
+    for weights in references.shipped(name):
         print(f"{'comes with':<{width}}  {name}@{weights}")
     for address in addresses:
         print(f"{'public weights':<{width}}  {address}")
     if addresses:
-        file = addresses[0].rpartition("/")[2].partition("?")[0]
-        print(f"\nDownload one and write --model {name}@{file}")
+        print(f"\nWrite --model {name}@{references.written(addresses[0])}")
+        print(f"or download one and write --model {name}@FILE")

@@ -20,6 +20,7 @@ from leaps_jax.runs import folder as runs
 from leaps_jax.runtime import multihost
 from leaps_jax.runtime.engine import NotFiniteError
 from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 
 def add(commands: arguments.Commands) -> None:
@@ -39,7 +40,8 @@ def add(commands: arguments.Commands) -> None:
     what.add_argument(
         "--model",
         metavar="NAME@WEIGHTS",
-        help="a zoo name and a checkpoint folder or published file",
+        help="a zoo name, and a checkpoint folder, a published file, hf:OWNER/REPO or"
+        " https://HOST/FILE",
     )
     what.add_argument(
         "--jobs",
@@ -126,6 +128,7 @@ def add(commands: arguments.Commands) -> None:
         " CPUs, where XLA undoes it)",
     )
     arguments.add_data_dir(sub)
+    arguments.add_tensorboard(sub)
     arguments.add_save_every(sub)
     option(
         "--preview-every",
@@ -166,7 +169,9 @@ def _run_here(options: argparse.Namespace, config: Config) -> int:
     """The part of this process; there may be others."""
     with multihost.together():
         problem, settings, judges, notes = _problem(options, config)
-        before = runs.check(options.out, problem, settings, overwrite=options.overwrite)
+        where: dict[str, Any] = {"tensorboard": options.tensorboard}
+        where["overwrite"] = options.overwrite
+        before = runs.check(options.out, problem, settings, **where)
     was_finished = before is not None and before["status"] == "finished"
     for note in notes if multihost.first() and not was_finished else ():
         print(note, file=sys.stderr)
@@ -175,10 +180,10 @@ def _run_here(options: argparse.Namespace, config: Config) -> int:
         problem,
         settings,
         judges,
-        overwrite=options.overwrite,
         save_every=options.save_every,
         preview_every=options.preview_every,
         programs=inputs.programs(),
+        **where,
     )
     stopped = record["status"] == "stopped"
     if not multihost.first():
@@ -240,6 +245,10 @@ def _problem(
         "size": spec.size,
         "stride": spec.stride,
         "config": dataclasses.asdict(config),
+    }
+    used = [options.model, *filter(None, [options.verifier]), *options.judge]
+    settings["pinned"] = {
+        name: address for name in used if (address := references.pinned(name))
     }
     return problem, settings, judges, notes
 

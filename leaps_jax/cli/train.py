@@ -19,9 +19,9 @@ from leaps_jax.data import datasets
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps, interruptible
-from leaps_jax.runs import ownership
+from leaps_jax.runs import events, ownership
 from leaps_jax.zoo import build as zoo
-from leaps_jax.zoo import checkpoints, states
+from leaps_jax.zoo import checkpoints, references, states
 from leaps_jax.zoo import load as loading
 
 
@@ -90,6 +90,7 @@ def add(commands: arguments.Commands) -> None:
         f" {recipe.attack_warmup} by default",
     )
     arguments.add_dtype(sub)
+    arguments.add_tensorboard(sub)
     arguments.add_save_every(sub)
     arguments.add_data_dir(sub)
     arguments.add_overwrite(sub)
@@ -120,6 +121,8 @@ def run(options: argparse.Namespace) -> int:
     work = _Training(name, model, data, held_out, recipe)
     identity = _identity(work, options)
     with ownership.alone(out):
+        if options.tensorboard:
+            events.check(options.tensorboard, identity, overwrite)
         record = None if overwrite else _record(out)
         if record is None or not record["steps"]:  # nothing is lost with it
             shutil.rmtree(out / _BEGUN, ignore_errors=True)
@@ -183,6 +186,7 @@ def _identity(work: _Training, options: argparse.Namespace) -> dict[str, Any]:
 def _new_record(
     work: _Training, options: argparse.Namespace, identity: dict[str, Any]
 ) -> dict[str, Any]:
+    pinned = references.pinned(options.start) if options.start else None
     return {
         "status": "running",
         "steps": 0,
@@ -195,7 +199,7 @@ def _new_record(
         "devices": jax.device_count(),
         "data": options.data,
         "eval_data": options.eval_data,
-    }
+    } | ({"from": pinned} if pinned else {})
 
 
 def _execute(
@@ -211,9 +215,14 @@ def _execute(
     done, seconds = int(state.step), record["seconds"]
     began = saved = time.monotonic()
     report = None
+    logged: Any = contextlib.nullcontext()
+    if options.tensorboard:
+        of_run = (options.tensorboard, record["identity"])
+        logged = events.Events(*of_run, done, options.overwrite)
     with (
         Steps("train", recipe.steps, done) as steps,
         interruptible() as stop,
+        logged as log,
     ):
         if done:
             steps.say(f"resuming {out} at step {done}")
@@ -222,7 +231,7 @@ def _execute(
         reports = training.train(*of, progress=evaluating.update, state=state)
         try:
             for report in reports:
-                _show(steps, report)
+                _show(steps, report, log)
                 stop.begin_call()
                 now = time.monotonic()
                 record["seconds"] = round(seconds + now - began, 1)
@@ -252,13 +261,19 @@ def _execute(
     return 130
 
 
-def _show(steps: Steps, report: training.Report) -> None:
+def _show(
+    steps: Steps, report: training.Report, log: events.Events | None = None
+) -> None:
     numbers = {"loss": report.loss, "train accuracy": report.train_accuracy}
     steps.update(report.step, numbers)
     if report.accuracy is not None:
         steps.say(f"step {report.step}: accuracy {report.accuracy:.1%}")
+        numbers["accuracy"] = report.accuracy
     if report.robust_accuracy is not None:
         steps.say(f"under attack {report.robust_accuracy:.1%}")
+        numbers["accuracy under attack"] = report.robust_accuracy
+    if log:
+        log.add_numbers(report.step, numbers)
 
 
 def _save_state(out: Path, record: dict[str, Any], state: training.TrainState) -> None:

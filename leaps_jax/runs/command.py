@@ -26,10 +26,11 @@ def repeating(
     """
     if not {"model", "labels", "config"} <= settings.keys():
         return None
-    words = ["--model", portable(settings["model"])]
-    if settings.get("verifier"):
-        words += ["--verifier", portable(settings["verifier"])]
-    if asked := [portable(name) for name in judges]:
+    pinned = settings.get("pinned", {})  # of weights with an address, which may change
+    words = ["--model", portable(pinned.get(settings["model"], settings["model"]))]
+    if verifier := settings.get("verifier"):
+        words += ["--verifier", portable(pinned.get(verifier, verifier))]
+    if asked := [portable(pinned.get(name, name)) for name in judges]:
         words += ["--judge", *asked]
     if settings.get("stimulus"):
         words += ["--stimulus", *map(portable, settings["stimulus"])]

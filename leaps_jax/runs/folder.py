@@ -17,10 +17,11 @@ is saved between two calls of the compiled steps, where nothing else is in fligh
 """
 
 import contextlib
+import functools
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,16 @@ from leaps_jax import evaluation, files, schemas, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps, counted, interruptible
-from leaps_jax.runs import media, metrics, ownership, page, previews, render
+from leaps_jax.runs import (
+    arrays,
+    events,
+    media,
+    metrics,
+    ownership,
+    page,
+    previews,
+    render,
+)
 from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.engine import NotFiniteError, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
@@ -57,6 +67,7 @@ def execute(
     save_every: float = 30.0,
     preview_every: int = 100,
     programs: ExecutableCache | None = None,
+    tensorboard: Path | None = None,
 ) -> dict[str, Any]:
     """Runs a synthesis in a folder, or goes on with the one that the folder holds.
 
@@ -69,6 +80,7 @@ def execute(
       save_every: seconds between two saved states.
       preview_every: steps between two previews, 0 for none.
       programs: where compiled steps are kept for the next start; nowhere by default.
+      tensorboard: folder for events, to follow the run in TensorBoard; none by default.
 
     Returns:
       The content of `run.json`; its `status` is "finished", or "stopped" after
@@ -88,15 +100,27 @@ def execute(
     with contextlib.ExitStack() as lock:
 
         def opened() -> dict[str, Any]:
-            _held(folder, identity, overwrite)  # refuses before anything is made
+            # refuses before anything is made
+            if tensorboard:
+                events.check(tensorboard, identity, overwrite)
+            _held(folder, identity, overwrite)
             lock.enter_context(ownership.alone(folder))
             return _open(folder, new, overwrite)
 
         record = multihost.on_first(opened)
         if record["status"] == "finished":
             return multihost.on_first(lambda: _judged(folder, problem, record, judges))
-        how = (save_every, preview_every, programs)
+        logged: Logged = contextlib.nullcontext
+        if tensorboard and multihost.first():
+            logged = functools.partial(
+                events.Events, tensorboard, identity, overwrite=overwrite
+            )
+        how = (save_every, preview_every, programs, logged)
         return _run(folder, problem, record, judges, *how)
+
+
+#: Opens the events of a run that goes on from a step.
+Logged = Callable[[int], contextlib.AbstractContextManager[Any]]
 
 
 def _run(
@@ -107,6 +131,7 @@ def _run(
     save_every: float,
     preview_every: int,
     programs: ExecutableCache | None,
+    logged: Logged,
 ) -> dict[str, Any]:
     """Does the steps that are not done, and writes the results."""
     first = multihost.first()
@@ -136,9 +161,11 @@ def _run(
     last: Snapshot | None = None
     shown = Steps("synthesize", config.steps, start, shown=first)
     try:
-        with shown as steps, interruptible() as stop:
+        with shown as steps, interruptible() as stop, logged(start) as log:
             if start:
                 steps.say(f"resuming {folder} at step {start}")
+            elif log:
+                _log_videos(log, problem, 0, _first_videos(problem, fresh))
             for snapshot in synthesis.iterate(problem, state, programs=programs):
                 length = len(snapshot.metrics["total"])
                 due = preview_every and (
@@ -153,6 +180,12 @@ def _run(
                 if first and due and not done:
                     now = record | {"step": snapshot.step}
                     _preview(folder, problem, now, judges, snapshot.state())
+                if log:
+                    for line in metrics.lines(problem, snapshot):
+                        log.add_numbers(line["step"], metrics.means(line))
+                    if due or done:
+                        videos = _first_videos(problem, snapshot.state())
+                        _log_videos(log, problem, snapshot.step, videos)
                 late = time.monotonic() - saved > save_every
                 stopping, saving = multihost.any_of(bool(stop), late)
                 if stopping or done or saving:
@@ -231,17 +264,22 @@ def check(
     settings: Mapping[str, Any],
     *,
     overwrite: bool = False,
+    tensorboard: Path | None = None,
 ) -> dict[str, Any] | None:
     """The content of `run.json` that `execute` would resume; None for a new run.
 
     Raises:
-      UserError: the folder holds something else or cannot be written.
+      UserError: the folder, or that for events, holds something else or cannot be
+        written.
     """
-    return _held(folder, _identity(problem, settings), overwrite)
+    identity = _identity(problem, settings)
+    if tensorboard and multihost.first():
+        events.check(tensorboard, identity, overwrite)
+    return _held(folder, identity, overwrite)
 
 
 #: Settings that are recorded, and compared by their contents.
-_BY_CONTENTS = ("stimulus", "model", "verifier")
+_BY_CONTENTS = ("stimulus", "model", "verifier", "pinned")
 
 
 def _identity(problem: Problem, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,7 +313,7 @@ def _held(
             raise UserError(f"{out}: {what}; choose another folder")
         return None
     ownership.check_same(folder, record["identity"], identity)
-    if record["status"] == "finished" and not _has_videos(folder):
+    if record["status"] == "finished" and not arrays.has_videos(folder):
         record["status"] = "running"
     return record
 
@@ -289,17 +327,6 @@ def _record(folder: Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"out={str(folder)!r}: {error}") from None
     return found.model_dump()
-
-
-def _has_videos(folder: Path) -> bool:
-    try:
-        path = folder / "videos.npz"
-        with path.open("rb") as file, np.load(file) as arrays:
-            return "videos" in arrays and len(arrays["videos"]) > 0
-    except MemoryError:
-        raise
-    except Exception:  # a damaged zip raises many kinds
-        return False
 
 
 def _open(folder: Path, new: dict[str, Any], overwrite: bool) -> dict[str, Any]:
@@ -356,11 +383,23 @@ def _preview(
     state: State,
 ) -> None:
     """Shows the first videos as they are now, and how far the run is."""
-    few = jax.tree.map(lambda leaf: leaf[: previews.VIDEOS], state.best)
-    videos = synthesis.as_pixels(problem, few)
+    videos = _first_videos(problem, state)
     media.write_preview(folder, problem, videos)
     page.add_preview(folder, problem, record["step"], videos)
     page.write_page(folder, problem, record | {"judging": list(judges)})
+
+
+def _first_videos(problem: Problem, state: State) -> np.ndarray:
+    few = jax.tree.map(lambda leaf: leaf[: previews.VIDEOS], state.best)
+    return synthesis.as_pixels(problem, few)
+
+
+def _log_videos(
+    log: events.Events, problem: Problem, step: int, videos: np.ndarray
+) -> None:
+    names = media.file_names(media.class_names(problem))
+    named = {f"videos/{n}": v for n, v in zip(names, videos, strict=False)}
+    log.add_videos(step, named, media.fps(problem))
 
 
 def _write_results(
@@ -374,7 +413,7 @@ def _write_results(
     record["of"] = _OF
     numbers = parallel.own(len(problem), parallel.all_devices())
     videos = synthesis.best_pixels(problem, state)[: len(numbers)]
-    everything = _write_arrays(folder, problem, videos)
+    everything = arrays.write(folder, problem, videos)
     classes = record["classes"] = media.class_names(problem)
     with multihost.together():
         verdicts = {}
@@ -400,29 +439,3 @@ def _write_results(
                 media.write_comparison(folder, problem, everything)
             page.write_page(folder, problem, record)
             files.write_json(folder / "run.json", record)
-
-
-def _write_arrays(folder: Path, problem: Problem, videos: np.ndarray) -> np.ndarray:
-    """Writes `videos.npz`; the first process gets the videos of all processes."""
-    count, index = jax.process_count(), jax.process_index()
-    parts = [folder / f".videos-{i}-of-{count}.npy" for i in range(count)]
-    with multihost.together():
-        if count > 1:
-            files.write(parts[index], lambda file: np.save(file, videos))
-    with multihost.together():
-        if multihost.first():
-            if count > 1:
-                videos = np.concatenate([np.load(part) for part in parts])
-            stimuli = np.zeros((0, *videos.shape[1:]), np.float32)
-            if problem.stimuli is not None:
-                stimuli = problem.stimuli
-            labels = problem.labels
-            files.write(
-                folder / "videos.npz",
-                lambda file: np.savez(
-                    file, videos=videos, stimuli=stimuli, labels=labels
-                ),
-            )
-            for part in folder.glob(".videos-*-of-*.npy"):
-                part.unlink()
-    return videos

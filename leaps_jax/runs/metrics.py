@@ -17,21 +17,21 @@ _EVERY = 10  # steps between two lines
 
 def log(path: Path, problem: Problem, snapshot: Snapshot) -> None:
     """Adds what is to tell of the steps of a snapshot."""
-    files.append_json_lines(path, _lines(problem, snapshot))
+    files.append_json_lines(path, lines(problem, snapshot))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a file, without those that are damaged; none without a file."""
     if not path.exists():
         return []
-    lines = []
+    found = []
     for line in path.read_bytes().splitlines():
         try:
-            found = schemas.parsed(path, line, schemas.Metrics, "leave it out")
+            one = schemas.parsed(path, line, schemas.Metrics, "leave it out")
         except UserError:  # cut short by a kill, for example
             continue
-        lines.append(found.model_dump(exclude_unset=True))
-    return lines
+        found.append(one.model_dump(exclude_unset=True))
+    return found
 
 
 def keep(path: Path, step: int) -> None:
@@ -40,7 +40,22 @@ def keep(path: Path, step: int) -> None:
     files.write(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-def _lines(problem: Problem, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+def means(line: dict[str, Any]) -> dict[str, float]:
+    """The means over videos of a line, by name: "total", "raw/priming" and so on.
+
+    >>> means({"step": 10, "total": [1.0, 3.0], "raw": {"priming": [2.0, 4.0]}})
+    {'total': 2.0, 'raw/priming': 3.0}
+    """
+    found: dict[str, float] = {}
+    for name, value in line.items():
+        if isinstance(value, dict):
+            found |= {f"{name}/{term}": float(np.mean(v)) for term, v in value.items()}
+        elif isinstance(value, list):
+            found[name] = float(np.mean(value))
+    return found
+
+
+def lines(problem: Problem, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     """The lines of metrics.jsonl for the steps of a snapshot."""
     weights = problem.objective.weights
     first = snapshot.step - len(snapshot.metrics["total"]) + 1

@@ -18,7 +18,7 @@ from leaps_jax.pages.curves import Curve, chart
 from leaps_jax.runs import command, media, metrics, previews
 from leaps_jax.runs.verdicts import PARTS, Seen
 from leaps_jax.synthesis import Problem
-from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 _BYTES = 28_000_000  # of a page, about; what is more is linked
 _LINKED = 2000  # videos that are linked, at most
@@ -262,7 +262,7 @@ def _weights(
         (
             name,
             spec.licence or _licence_of_shipped(name),
-            spec.source if spec.source.startswith("https://") else "",
+            spec.source.split()[0] if spec.source.startswith("https://") else "",
         )
         for name, spec in specs
     ]
@@ -270,7 +270,7 @@ def _weights(
 
 def _licence_of_shipped(reference: str) -> str:
     name, _, weights = reference.partition("@")
-    if weights in loading.shipped(name):
+    if weights in references.shipped(name):
         return "Apache-2.0, the licence of leaps_jax, which they come with"
     return "not stated; ask whoever trained them"
 

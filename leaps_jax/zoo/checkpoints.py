@@ -192,6 +192,22 @@ def is_model(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / "model.json").is_file()
 
 
+def is_part(name: str) -> bool:
+    """Whether a path within a model's folder is one of the model's files.
+
+    >>> is_part("variables/d/1f"), is_part("README.md")
+    (True, False)
+    """
+    return name.partition("/")[0] in _CONTENTS
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files that a saved model is made of, in the order of their names."""
+    paths = [folder / name for name in _CONTENTS]
+    paths += (folder / "variables").rglob("*")
+    return sorted(path for path in paths if path.is_file())
+
+
 def extra(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The `extra` of a saved model; {} where there is none to be read."""
     try:

@@ -6,26 +6,20 @@
 """
 
 import dataclasses
-import functools
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from leaps_jax.errors import UserError, nearest
+from leaps_jax.errors import UserError
 from leaps_jax.model import MOST_CLASSES, Model, ModelSpec, Moments
+from leaps_jax.zoo import addresses, checkpoints, references
 from leaps_jax.zoo import build as zoo
-from leaps_jax.zoo import checkpoints
 from leaps_jax.zoo.conversion import namings, rules, sources
-
-# `<model>@<weights>` folders: of an installed package, and of a checkout.
-_PACKAGE = Path(__file__).resolve().parent.parent
-SHIPPED = (_PACKAGE / "shipped", _PACKAGE.parent / "checkpoints")
 
 
 def convert(
@@ -38,7 +32,8 @@ def convert(
 
     Args:
       name: of the zoo; None for the only model with weights of such names and shapes.
-      source: a file or folder that `conversion.sources.read` accepts, or its tensors.
+      source: a file or folder that `conversion.sources.read` accepts, its address (see
+        `zoo.addresses`), or its tensors.
       moments: per tap the mean and variance per channel over natural clips, to verify
         with a model that has no batch norm.
 
@@ -60,6 +55,9 @@ def convert(
     else:
         # bytes of a path that are no UTF-8 cannot be kept in a checkpoint
         origin = os.fsencode(source).decode("utf-8", "replace")
+        if (address := addresses.parse(origin)) is not None:
+            fetched = references.fetch(address)
+            source, origin = fetched.path, fetched.page
         tensors = sources.read(source)
     try:
         name = _identified(tensors) if name is None else name
@@ -166,9 +164,10 @@ def load_model(
 
     Args:
       reference: a name of the zoo, and one of: a folder that `save` wrote, a weight
-        file or folder that `convert` accepts, or the name of shipped weights. A plain
-        name means shipped weights, unless it is a file or a folder that `save` wrote:
-        a folder `actions` of clips does not hide `x3d_xs@actions`.
+        file or folder that `convert` accepts, the address of either (see
+        `zoo.addresses`), or the name of shipped weights. A plain name means shipped
+        weights, unless it is a file or a folder that `save` wrote: a folder `actions`
+        of clips does not hide `x3d_xs@actions`.
       dtype: compute type; bfloat16 on a GPU or TPU and float32 on a CPU if None.
       remat: recompute blocks in the backward pass, to save memory; on CPUs XLA undoes
         it.
@@ -176,8 +175,10 @@ def load_model(
 
     Raises:
       UserError: there is no such model, no such weights, or they do not fit.
+      OSError: an address cannot be reached, or what it holds cannot be written.
 
     >>> load_model("x3d_xs@weights")                              # doctest: +SKIP
+    >>> load_model("x3d_xs@hf:owner/repo")                        # doctest: +SKIP
     """
     try:
         model = _referenced(reference)
@@ -187,73 +188,16 @@ def load_model(
     return dataclasses.replace(model, module=module)
 
 
-def fingerprint(reference: str) -> str:
-    """A digest of the files behind a reference: other weights have another.
-
-    A copy of the files has the same; weights that were converted anew need not. Files
-    are read at the first call, and then only where they were touched since.
-
-    Raises:
-      UserError: there is no such model, or no such weights.
-
-    >>> fingerprint("x3d_xs@actions")                             # doctest: +SKIP
-    '5f0c...'
-    """
-    _, path = _located(reference)
-    files = [path]
-    if path.is_dir():  # a folder of published weights is flat
-        files = sorted(
-            path.rglob("*") if checkpoints.is_model(path) else path.iterdir()
-        )
-    digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            s = file.stat()
-            touched = (s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
-            content = _file_digest(file.absolute(), touched)
-            digest.update(os.fsencode(file.relative_to(path)) + b"\0" + content)
-    return digest.hexdigest()
-
-
-@functools.lru_cache(maxsize=4096)
-def _file_digest(path: Path, touched: tuple[int, ...]) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
 def _referenced(reference: str) -> Model:
-    name, path = _located(reference)
-    if path.is_dir() and checkpoints.is_model(path):
-        return _saved(name, path)
-    return convert(name, path)
-
-
-def _located(reference: str) -> tuple[str, Path]:
-    name, at, weights = reference.partition("@")
-    if name not in zoo.names():
-        raise UserError(f"{name!r} is not in the zoo; {nearest(name, zoo.names())}")
-    if not weights:
-        given = "no weights given" if not at else "nothing after @"
-        raise UserError(f"{given}; {_help(name)}")
-    try:
-        path = Path(weights).expanduser()
-    except RuntimeError:
-        what = "there is no such home folder; write the whole path"
-        raise UserError(f"{weights}: {what}") from None
-    try:
-        path.is_dir()
-    except OSError as error:  # a name that is too long, or a folder that is closed
-        reason = error.strerror or error
-        raise UserError(
-            f"{weights}: cannot be read ({reason}); give another path"
-        ) from None
-    if path.is_file() or checkpoints.is_model(path):
-        return name, path
-    if os.path.basename(weights) == weights and weights in shipped(name):
-        return name, shipped(name)[weights]
-    if not path.exists():
-        _refuse(name, weights)
-    return name, path
+    found = references.located(reference)
+    path, fetched = found.path, found.fetched
+    if not (path.is_dir() and checkpoints.is_model(path)):
+        return convert(found.name, reference.partition("@")[2] if fetched else path)
+    model = _saved(found.name, path)
+    if fetched:  # a copy is known by its own address
+        spec = dataclasses.replace(model.spec, source=fetched.page)
+        model = dataclasses.replace(model, spec=spec)
+    return model
 
 
 def initialize(
@@ -373,33 +317,6 @@ def compute_type(dtype: Any) -> Any:
         return known[jnp.dtype(dtype).name]
     except (TypeError, KeyError):
         raise UserError(f"dtype={dtype}: must be float32 or bfloat16") from None
-
-
-def shipped(name: str) -> dict[str, Path]:
-    """The weights that come with the package for a model: {weights: folder}."""
-    return {
-        path.name.partition("@")[2]: path
-        for place in reversed(SHIPPED)  # the package's own win
-        if place.is_dir()
-        for path in sorted(place.glob(f"{name}@*"))
-        if checkpoints.is_model(path)
-    }
-
-
-def _refuse(name: str, weights: str) -> NoReturn:
-    known = shipped(name)
-    hint = f"{nearest(weights, known)}; " if known else ""
-    raise UserError(f"{weights}: no such file or folder; {hint}{_help(name)}")
-
-
-def _help(name: str) -> str:
-    known = shipped(name)
-    if known:
-        return f"write {name}@{next(iter(known))}, or {name}@PATH to weights of yours"
-    where = zoo.entry(name).weights
-    if where:
-        return f"write {name}@PATH to a weight file, for example from {where[0]}"
-    return f"write {name}@PATH to a checkpoint (see leaps-jax train)"
 
 
 def _saved(name: str, folder: Path) -> Model:

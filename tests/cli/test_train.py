@@ -1,5 +1,6 @@
 """`leaps-jax train`: what it writes and what it refuses."""
 
+import importlib.util
 import json
 
 import jax
@@ -35,8 +36,13 @@ def test_train_starts_from_weights(call, root):
     given = {"model": None, "frames": None, "size": None, "learning_rate": 0}
     given |= {"data": "{root}/sports", "out": "{root}/tuned", "steps": 1}
     given |= {"from": "timesformer_small@{root}/weights"}
+    if importlib.util.find_spec("tensorboard"):
+        given |= {"tensorboard": "{root}/tuning"}
     ran = call(*words_of("train", TRAIN, **given))
     assert ran.code == 0, ran.err
+    if "tensorboard" in given:
+        (events,) = (root / "tuning").iterdir()
+        assert b"loss" in events.read_bytes() and b"accuracy" in events.read_bytes()
     old, new = (
         loading.load_model(f"timesformer_small@{root / name}")
         for name in ("weights", "tuned")

@@ -10,6 +10,7 @@ from tiny import make_tiny
 
 from leaps_jax import UserError, update
 from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def models(monkeypatch):
         return counted
 
     monkeypatch.setattr(loading, "load_model", load)
-    monkeypatch.setattr(loading, "fingerprint", lambda reference: reference)
+    monkeypatch.setattr(references, "fingerprint", lambda reference: reference)
     monkeypatch.setattr(update, "make_update_step", counting)
     return traced
 

@@ -55,6 +55,7 @@ from leaps_jax import Config
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import pipeline
 from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 table, out, batch, steps, every = Path(sys.argv[1]), Path(sys.argv[2]), *map(
     int, sys.argv[3:6]
@@ -62,7 +63,7 @@ table, out, batch, steps, every = Path(sys.argv[1]), Path(sys.argv[2]), *map(
 shard = jobs.Shard.parse(os.environ.get("SHARD"))
 tiny = make_tiny(0)
 loading.load_model = lambda reference, **_: tiny
-loading.fingerprint = lambda reference: reference
+references.fingerprint = lambda reference: reference
 add, written = pipeline._Writer._write, []
 
 def noting(self, items, *what):

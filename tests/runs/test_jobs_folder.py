@@ -13,9 +13,10 @@ from leaps_jax import UserError
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import folder
 from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 pytestmark = pytest.mark.usefixtures("compiled")
-FINGERPRINT = loading.fingerprint
+FINGERPRINT = references.fingerprint
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path, models, table):
@@ -44,7 +45,7 @@ def weights(tmp_path, models, monkeypatch) -> Path:
     (tmp_path / "weights" / "variables").write_bytes(b"one")
     tiny = loading.load_model("tiny@0")
     monkeypatch.setattr(loading, "load_model", lambda reference, **_: tiny)
-    monkeypatch.setattr(loading, "fingerprint", FINGERPRINT)
+    monkeypatch.setattr(references, "fingerprint", FINGERPRINT)
     return tmp_path / "weights" / "variables"
 
 
@@ -100,21 +101,21 @@ def test_weights_that_come_later(tmp_path, weights):
 
 
 def test_fingerprint(tmp_path):
-    shipped = loading.fingerprint("x3d_xs@actions")
+    shipped = references.fingerprint("x3d_xs@actions")
     copy = tmp_path / "copy"
-    shutil.copytree(loading.shipped("x3d_xs")["actions"], copy)
-    assert loading.fingerprint(f"x3d_xs@{copy}") == shipped
+    shutil.copytree(references.shipped("x3d_xs")["actions"], copy)
+    assert references.fingerprint(f"x3d_xs@{copy}") == shipped
     file = max(copy.rglob("*"), key=lambda path: path.stat().st_size)
     stat, content = file.stat(), bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert loading.fingerprint(f"x3d_xs@{copy}") != shipped
+    assert references.fingerprint(f"x3d_xs@{copy}") != shipped
     (tmp_path / "x3d.pyth").write_bytes(b"any")
-    assert loading.fingerprint(f"x3d_xs@{tmp_path / 'x3d.pyth'}") != shipped
+    assert references.fingerprint(f"x3d_xs@{tmp_path / 'x3d.pyth'}") != shipped
     for reference in ("x3d_xs", "x3d_xs@none", "none@actions", ""):
         with pytest.raises(UserError):
-            loading.fingerprint(reference)
+            references.fingerprint(reference)
 
 
 def test_a_row_is_written_once_and_whole(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ the two lines of docs/large-runs.md. Three videos, so that one slot is padding, 
 verifier, whose moments are of all videos.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -153,9 +154,12 @@ def one(root) -> Path:
 
 
 def test_two_processes_end_as_one(root, one):
-    started = start(root, "two")
+    has_writer = importlib.util.find_spec("tensorboard") is not None
+    more = ["--tensorboard", "events"] if has_writer else []
+    started = start(root, "two", *more)
     printed = [process.communicate(timeout=120) for process in started]
     assert [process.returncode for process in started] == [0, 0], printed
+    assert len(list(root.glob("events/*"))) == has_writer, "the first writes alone"
     assert "diversity" in lines(root / "two")[0]["raw"]
     assert_same(one, root / "two")
     assert "synthesize 20/20" in printed[0][1] and "results:" in printed[0][0]

@@ -21,7 +21,7 @@ from leaps_jax import Model, taps
 from leaps_jax.errors import UserError
 from leaps_jax.models import timesformer
 from leaps_jax.zoo import build as zoo
-from leaps_jax.zoo import checkpoints
+from leaps_jax.zoo import checkpoints, references
 from leaps_jax.zoo import load as loading
 from leaps_jax.zoo.conversion import namings, rules, sources, torch_files
 from leaps_jax.zoo.conversion.families import resnet
@@ -705,7 +705,7 @@ def test_references(tmp_path, monkeypatch, model):
         loading.load_model("x3dxs@weights")
     with pytest.raises(UserError, match="no such file or folder"):
         loading.load_model("x3d_xs@nowhere.pth")
-    monkeypatch.setattr(loading, "SHIPPED", (tmp_path,))
+    monkeypatch.setattr(references, "SHIPPED", (tmp_path,))
     loading.save(model, tmp_path / "x3d_xs_small@actions")
     assert loading.load_model("x3d_xs_small@actions").spec.classes == ("left", "right")
     with pytest.raises(UserError, match="did you mean actions"):
@@ -713,12 +713,12 @@ def test_references(tmp_path, monkeypatch, model):
 
 
 def test_a_folder_does_not_hide_shipped_weights(tmp_path, monkeypatch, model):
-    monkeypatch.setattr(loading, "SHIPPED", (tmp_path / "shipped",))
+    monkeypatch.setattr(references, "SHIPPED", (tmp_path / "shipped",))
     loading.save(model, tmp_path / "shipped" / "x3d_xs_small@actions")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "actions" / "clips").mkdir(parents=True)  # `leaps-jax actions` makes it
     assert loading.load_model("x3d_xs_small@actions").spec == model.spec
-    shipped = loading.fingerprint("x3d_xs_small@actions")
+    shipped = references.fingerprint("x3d_xs_small@actions")
     for path in ("actions/", "./actions", str(tmp_path / "actions")):
         with pytest.raises(UserError, match="neither model.safetensors"):
             loading.load_model(f"x3d_xs_small@{path}")
@@ -729,13 +729,13 @@ def test_a_folder_does_not_hide_shipped_weights(tmp_path, monkeypatch, model):
     )
     loading.save(own, tmp_path / "actions")
     assert loading.load_model("x3d_xs_small@actions").spec == own.spec
-    assert loading.fingerprint("x3d_xs_small@actions") != shipped
+    assert references.fingerprint("x3d_xs_small@actions") != shipped
 
 
 def test_a_plain_name_is_also_a_file_or_a_folder_of_published_weights(
     tmp_path, monkeypatch, model
 ):
-    monkeypatch.setattr(loading, "SHIPPED", (tmp_path / "shipped",))
+    monkeypatch.setattr(references, "SHIPPED", (tmp_path / "shipped",))
     loading.save(model, tmp_path / "shipped" / "x3d_xs_small@actions")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "actions").write_bytes(b"x")

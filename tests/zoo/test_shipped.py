@@ -12,6 +12,7 @@ from leaps_jax.actions import scenes
 from leaps_jax.actions.motions import CLASSES
 from leaps_jax.data.clips import FPS
 from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 NAMES = ("slow_r50_tiny", "x3d_xs", "timesformer_small", "vivit_small")
 WITHOUT_BATCH_NORM = ("timesformer_small", "vivit_small")
@@ -37,7 +38,7 @@ def renderings(frames, size, stride):
 
 def folder(reference):
     name, _, weights = reference.partition("@")
-    return loading.shipped(name)[weights]
+    return references.shipped(name)[weights]
 
 
 def bytes_of(reference):

@@ -19,6 +19,7 @@ from leaps_jax.runs.jobs.table import Row
 from leaps_jax.runtime.engine import Engine
 from leaps_jax.runtime.executable_cache import ExecutableCache
 from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 OPEN = 4  # groups in memory at a time
 
@@ -73,7 +74,7 @@ class Groups:
             group = Group(row, self._settings, self._programs)
             names = [row.model] + ([row.verifier] if group.verifier else [])
             # after they were read: the folder knows which ones they must be
-            self._folder.claim({name: loading.fingerprint(name) for name in names})
+            self._folder.claim({name: references.fingerprint(name) for name in names})
             return group
         except UserError as error:
             return error

@@ -26,7 +26,7 @@ from leaps_jax.runs.jobs.table import Shard, Survey, rows, survey
 from leaps_jax.runtime import parallel
 from leaps_jax.runtime.engine import NotFiniteError
 from leaps_jax.runtime.executable_cache import ExecutableCache
-from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 
 def execute(
@@ -76,7 +76,7 @@ def _weights(found: Survey) -> dict[str, str]:
     digests = {}
     for name in sorted(found.models | found.verifiers):
         with contextlib.suppress(UserError, OSError):
-            digests[name] = loading.fingerprint(name)
+            digests[name] = references.fingerprint(name)
     return digests
 
 

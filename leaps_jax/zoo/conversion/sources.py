@@ -76,17 +76,30 @@ def _read_file(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
+#: The file of a Hugging Face folder; in place of it there may be an index of shards.
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
 def _read_folder(folder: Path) -> dict[str, np.ndarray]:
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    tensors: dict[str, np.ndarray] = {}
+    for file in files_of(folder):
+        tensors |= _read_file(file)
+    return tensors
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of tensors in a Hugging Face folder.
+
+    Raises:
+      UserError: it has none, or its index is damaged.
+    """
+    for name in FOLDER_FILES:
         if (folder / name).exists():
-            return _read_file(folder / name)
+            return [folder / name]
         index = folder / f"{name}.index.json"
         if index.exists():
             found = schemas.read(index, schemas.ShardIndex, "download it again")
-            tensors: dict[str, np.ndarray] = {}
-            for shard in sorted(set(found.weight_map.values())):
-                tensors |= _read_file(folder / shard)
-            return tensors
+            return [folder / shard for shard in sorted(set(found.weight_map.values()))]
     raise UserError(
         f"{folder}: has neither model.safetensors nor pytorch_model.bin (nor model.json"
         " of a leaps_jax checkpoint)"
