@@ -186,6 +186,15 @@ def test_a_report_of_a_run_whose_name_is_not_utf_8(finished, root, tmp_path):
     assert "caf?" in (tmp_path / "one.html").read_text()
 
 
+def test_a_name_with_markup_stays_text(call, finished, root, tmp_path):
+    """Tables are drawn by Rich, which would take [/red] for the end of a colour."""
+    name = "[red]run[/blue]"
+    shutil.copytree(finished[0], tmp_path / name)
+    words = ["evaluate", tmp_path / name, "--judges", GOOD["model"]]
+    ran = call(*words, "--out", tmp_path / "one.json")
+    assert ran.code == 0 and name in ran.out
+
+
 def test_a_command_with_a_name_that_is_not_utf_8_is_kept(tmp_path):
     facts = {"extra": {"command": "train --data caf\udce9"}}
     assert json.loads(checkpoints._json(facts)) == facts
