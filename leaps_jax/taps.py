@@ -235,16 +235,28 @@ def apply_mutable(
 
 
 def tap_names(model: Model) -> list[str]:
-    """The names of a model's taps in order of execution; nothing is computed."""
-    spec, names = model.spec, []
+    """The names of a model's taps in order of execution; nothing is computed.
+
+    >>> tap_names(model)[:2]                                    # doctest: +SKIP
+    ['stem/norm', 'stage1/block0/norm_a']
+    """
+    return list(tap_shapes(model))
+
+
+def tap_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """The shape (1, ..., c) of each tap for one video, in order of execution.
+
+    Nothing is computed.
+    """
+    spec, shapes = model.spec, {}
     shape = (1, spec.frames, spec.size, spec.size, 3)
 
     def run(variables, video):
         _, taps = apply(model.module, variables, video, model.tap_filter)
-        names.extend(taps)
+        shapes.update({name: tap.value.shape for name, tap in taps.items()})
 
     jax.eval_shape(run, model.variables, jax.ShapeDtypeStruct(shape, jnp.float32))
-    return names
+    return shapes
 
 
 def features(model: Model, videos: ArrayLike) -> tuple[jax.Array, dict[str, jax.Array]]:

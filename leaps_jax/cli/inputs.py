@@ -120,7 +120,7 @@ def labelled_clips(
             scenes.RENDERED[source],
             frames=spec.frames,
             size=spec.size,
-            fps=clips.FPS / spec.stride,
+            fps=spec.fps,
         )
         return datasets.Renderings(draw, motions.CLASSES, len(JOINTS), count)
     with Steps("read", unit="clips", waiting="", brief=True) as steps:

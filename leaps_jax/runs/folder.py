@@ -27,11 +27,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from leaps_jax import evaluation, files, schemas, synthesis
+from leaps_jax import evaluation, files, render, schemas, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps, counted, interruptible
-from leaps_jax.runs import media, metrics, ownership, page, previews, render
+from leaps_jax.runs import media, metrics, ownership, page, previews
 from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.engine import NotFiniteError, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
@@ -206,7 +206,7 @@ def _judged(
     }
     if new:
         videos = np.load(folder / "videos.npz")["videos"]
-        names = media.class_names(problem)
+        names = problem.names
         for role, model in counted("judge", new.items(), "models"):
             record["judges"][role] = evaluation.judge(model, videos, names)
         page.write_page(folder, problem, record)
@@ -373,7 +373,7 @@ def _write_results(
     numbers = parallel.own(len(problem), parallel.all_devices())
     videos = synthesis.best_pixels(problem, state)[: len(numbers)]
     everything = _write_arrays(folder, problem, videos)
-    classes = record["classes"] = media.class_names(problem)
+    classes = record["classes"] = problem.names
     with multihost.together():
         verdicts = {}
         if len(numbers):

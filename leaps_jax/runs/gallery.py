@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from leaps_jax import files, pages
+from leaps_jax import files, pages, render
 from leaps_jax.errors import UserError, bad_argument
-from leaps_jax.runs import command, media, ownership, previews, render
+from leaps_jax.runs import command, ownership, previews
 from leaps_jax.runs.page import METHODS
 from leaps_jax.runs.verdicts import Seen
 from leaps_jax.zoo import checkpoints
@@ -166,7 +166,7 @@ def _items(
         raise bad_argument(
             "run", folder, f"its run.json is damaged; {remedy}"
         ) from None
-    for number, file in enumerate(media.file_names(classes)):
+    for number, file in enumerate(render.file_names(classes)):
         source = folder / "videos" / f"{file}.mp4"
         if not source.is_file():
             what = f"lacks videos/{file}.mp4; make the run again"

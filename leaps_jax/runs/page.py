@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from leaps_jax import files, pages
+from leaps_jax import files, pages, render
 from leaps_jax.model import ModelSpec
 from leaps_jax.pages.curves import Curve, chart
-from leaps_jax.runs import command, media, metrics, previews
+from leaps_jax.runs import command, metrics, previews
 from leaps_jax.runs.verdicts import PARTS, Seen
 from leaps_jax.synthesis import Problem
 from leaps_jax.zoo import load as loading
@@ -87,7 +87,7 @@ def write_page(
         the judges.
       most: bytes of the videos within the page; the others are linked.
     """
-    spec, classes = problem.model.spec, media.class_names(problem)
+    spec, classes = problem.model.spec, problem.names
     settings = record.get("settings", {})
     cards = _cards(folder, problem, record, most)
     name, told = METHODS.get(settings.get("method", ""), (None, None))
@@ -109,11 +109,11 @@ def write_page(
         written=int(time.time()),
         has_given=problem.stimuli is not None,
         cards=cards,
-        linked=_linked(folder, media.file_names(classes), len(cards)),
+        linked=_linked(folder, render.file_names(classes), len(cards)),
         of=len(classes),
         stages=_stages(cards, record),
         frames=spec.frames,
-        fps=media.fps(problem),
+        fps=spec.fps,
         charts=charts(metrics.read(folder / "metrics.jsonl"), len(classes)),
         command=command.repeating(settings, spec.classes, judges),
         settings=_settings(settings, record),
@@ -140,11 +140,11 @@ def _cards(
     folder: Path, problem: Problem, record: Mapping[str, Any], most: int
 ) -> list[Card]:
     """The first videos, as many as fit in a page."""
-    classes = media.class_names(problem)
+    classes = problem.names
     ready = record["status"] != "running" and "videos_not_written" not in record
     strips = previews.read(folder / "previews.zip")
     cards: list[Card] = []
-    for number, file in enumerate(media.file_names(classes)):
+    for number, file in enumerate(render.file_names(classes)):
         paths = [folder / "videos" / f"{file}{kind}.mp4" for kind in ("", "_stimulus")]
         made, given = (_embedded(path) if ready else None for path in paths)
         still = None
