@@ -98,8 +98,8 @@ def attribution(
 def _points(method: str, steps: int, batch: int) -> np.ndarray:
     """Shares of the way from the baseline and their weights, (2, chunks, batch).
 
-    >>> _points("integrated_gradients", 3, 2)[1].sum(1).round(3).tolist()
-    [0.667, 0.333]
+    >>> _points("integrated_gradients", 3, 2)[1].astype(bool).tolist()
+    [[True, True], [True, False]]
     """
     if method == "gradient_x_input":
         return np.ones((2, 1, 1), np.float32)
@@ -148,18 +148,19 @@ def overlay(video: ArrayLike, heat: ArrayLike, blur: float = 1.5) -> np.ndarray:
     >>> overlay(np.zeros((2, 8, 8, 3)), np.ones((2, 8, 8))).shape
     (2, 8, 8, 3)
     """
-    video, heat = np.asarray(video, np.float32), np.asarray(heat, np.float32)
-    if video.ndim not in (4, 5) or video.shape != (*heat.shape, 3):
-        what = f"heat of shape {heat.shape} for a video of {video.shape}"
+    pixels, amounts = np.asarray(video, np.float32), np.asarray(heat, np.float32)
+    if pixels.ndim not in (4, 5) or pixels.shape != (*amounts.shape, 3):
+        what = f"heat of shape {amounts.shape} for a video of {pixels.shape}"
         raise UserError(f"{what}: must be one number a pixel")
-    heat = _blurred(heat, blur) if blur else heat
-    strongest = np.quantile(np.abs(heat), 0.99, axis=(-3, -2, -1), keepdims=True)
-    heat = np.clip(heat / np.maximum(strongest, 1e-12), -1, 1)[..., None]
-    grey = 0.15 + 0.55 * video @ np.array([0.299, 0.587, 0.114], np.float32)[:, None]
-    colour = np.where(heat > 0, _FOR, _AGAINST)
-    return (grey + np.abs(heat) * (colour - grey)).astype(np.float32)
+    amounts = _blurred(amounts, blur) if blur else amounts
+    strongest = np.quantile(np.abs(amounts), 0.99, axis=(-3, -2, -1), keepdims=True)
+    amounts = np.clip(amounts / np.maximum(strongest, 1e-12), -1, 1)[..., None]
+    grey = 0.15 + 0.55 * (pixels @ _BRIGHTNESS)[..., None]
+    colour = np.where(amounts > 0, _FOR, _AGAINST)
+    return (grey + np.abs(amounts) * (colour - grey)).astype(np.float32)
 
 
+_BRIGHTNESS = np.array([0.299, 0.587, 0.114], np.float32)
 _FOR = np.array([1.0, 0.25, 0.1], np.float32)
 _AGAINST = np.array([0.1, 0.45, 1.0], np.float32)
 

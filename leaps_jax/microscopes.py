@@ -7,21 +7,20 @@ Each is a term without a class; they add and scale as all objectives do:
 ['channel:stem/norm:3', 'neuron:-1:7:2,4,4']
 
 A tap is addressed by its name or by its number in order of execution, from 0, or from
--1 for the last; `taps.tap_names(model)` and `leaps-jax models NAME` list them. After
+-1 for the last; `lj.tap_shapes(model)` and `leaps-jax models NAME` list them. After
 C. Olah, A. Mordvintsev and L. Schubert, "Feature Visualization", Distill 2017
 (doi 10.23915/distill.00007).
 """
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from leaps_jax.errors import UserError
+from leaps_jax.errors import UserError, nearest
 from leaps_jax.model import Model
 from leaps_jax.taps import Tap, tap_shapes
 from leaps_jax.terms import Context, Objective, term
@@ -81,7 +80,8 @@ def neuron(
         if len(place) != len(sizes) or not all(
             0 <= at < size for at, size in zip(place, sizes, strict=True)
         ):
-            what = f"{found.name} has positions up to {_texts(n - 1 for n in sizes)}"
+            last = ",".join(str(size - 1) for size in sizes)
+            what = f"{found.name} has positions up to {last}"
             raise UserError(f"{name}: {what}; give {len(sizes)} numbers from 0")
         return -found.value[(slice(None), *place, index)].astype(jnp.float32)
 
@@ -181,20 +181,28 @@ def parse(text: str) -> Objective:
     raise UserError(f"objective={text!r}: write one of {forms}")
 
 
-def check(objective: Objective, model: Model) -> None:
-    """Raises UserError where a model lacks what terms of this file look at."""
-    shapes = tap_shapes(model)
+def named(text: str, model: Model) -> str:
+    """The text of an objective of a model, with the name of its tap for its number.
 
-    def values(videos: dict[str, Any]) -> list[jax.Array]:
+    Raises:
+      UserError: the text is wrong, or the model has no such tap, channel or position.
+
+    >>> named("layer:-1", model)                                # doctest: +SKIP
+    'layer:stage4/block1/norm_c'
+    """
+    ((_, looking),) = parse(text).terms
+    shapes = tap_shapes(model)
+    videos = {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
+
+    def loss(videos: dict[str, jax.Array]) -> jax.Array:
         tapped = {name: Tap(name, videos[name]) for name in shapes}
         nothing = jnp.zeros((1,))
-        context = Context(nothing, nothing, nothing, tapped)
-        return [t.loss(context) for _, t in objective.terms if "tap" in t.uses]
+        return looking.loss(Context(nothing, nothing, nothing, tapped))
 
-    jax.eval_shape(
-        values,
-        {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()},
-    )
+    jax.eval_shape(loss, videos)
+    kind, tap, *rest = text.split(":")
+    name = tap if tap in shapes else list(shapes)[int(tap)]
+    return ":".join([kind, name, *rest])
 
 
 def _found(name: str, tap: str | int, context: Context) -> Tap:
@@ -210,13 +218,13 @@ def _found(name: str, tap: str | int, context: Context) -> Tap:
                 f"{name}: taps are 0 to {len(taps) - 1}, or -1 for the last; {_LISTED}"
             )
         return taps[tap]
-    try:
-        return context.taps[tap]
-    except UserError as error:
-        raise UserError(f"{name}: {error} {_LISTED}") from None
+    if tap not in context.taps:
+        hint = nearest(tap, context.taps)
+        raise UserError(f"{name}: no such tap; {hint} {_LISTED}")
+    return context.taps[tap]
 
 
-_LISTED = "leaps_jax.taps.tap_names(model) or `leaps-jax models NAME` lists them"
+_LISTED = "lj.tap_shapes(model) or `leaps-jax models NAME` lists them"
 
 
 def _check_index(name: str, tap: Tap, index: int) -> None:
@@ -224,7 +232,3 @@ def _check_index(name: str, tap: Tap, index: int) -> None:
     if not 0 <= index < channels:
         what = f"{tap.name} has channels 0 to {channels - 1}"
         raise UserError(f"{name}: {what}; give one of them")
-
-
-def _texts(numbers: Any) -> str:
-    return ",".join(map(str, numbers))

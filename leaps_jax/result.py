@@ -128,19 +128,18 @@ class Result:
             picture = render.animation(video, self.spec.fps, _SIDE)
             return pages.data_uri("image/webp", picture)
 
+        given = self.stimuli
         last = self.metrics["confidence"][-1][self.numbers]
         return {
             "model": self.spec.name,
             "width": _WIDTH,
             "of": len(self.videos),
-            "has_given": self.stimuli is not None,
+            "has_given": given is not None,
             "rows": [
                 {
                     "name": name,
                     "made": animated(self.videos[i]),
-                    "given": None
-                    if self.stimuli is None
-                    else animated(self.stimuli[i]),
+                    "given": animated(given[i]) if given is not None else None,
                     "sure": float(last[i]) if self.labels[i] >= 0 else None,
                 }
                 for i, name in enumerate(self.names[:most])

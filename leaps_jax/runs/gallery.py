@@ -22,7 +22,7 @@ import numpy as np
 from leaps_jax import files, pages, render
 from leaps_jax.errors import UserError, bad_argument
 from leaps_jax.runs import command, ownership, previews
-from leaps_jax.runs.page import METHODS
+from leaps_jax.runs.page import method
 from leaps_jax.runs.verdicts import Seen
 from leaps_jax.zoo import checkpoints
 
@@ -186,7 +186,7 @@ def _items(
 
 
 def _method(record: Mapping[str, Any]) -> str:
-    return METHODS.get(record["settings"].get("method", ""), ("made in Python", ""))[0]
+    return method(record["settings"])[0] or "made in Python"
 
 
 def _media(item: Item) -> list[str]:

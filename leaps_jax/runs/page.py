@@ -45,6 +45,23 @@ METHODS = {
 }
 
 
+#: Likewise of the kinds of `microscopes.parse`.
+OBJECTIVES = {
+    "channel": "Noise is optimised until one channel of the frozen network responds"
+    " everywhere and at all times.",
+    "neuron": "Noise is optimised until one channel of the frozen network responds at"
+    " one place and time.",
+    "layer": "Noise is optimised until a layer of the frozen network responds.",
+}
+
+
+def method(settings: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """What made a run and what that does, from its settings; None of a program."""
+    if objective := settings.get("objective"):
+        return "feature visualisation", OBJECTIVES.get(objective.partition(":")[0])
+    return METHODS.get(settings.get("method", ""), (None, None))
+
+
 @dataclasses.dataclass(frozen=True)
 class Card:
     """A video, beside the clip that it was primed by.
@@ -90,7 +107,8 @@ def write_page(
     spec, classes = problem.model.spec, problem.names
     settings = record.get("settings", {})
     cards = _cards(folder, problem, record, most)
-    name, told = METHODS.get(settings.get("method", ""), (None, None))
+    name, told = method(settings)
+    asked_class = bool((problem.labels >= 0).all())
     model = command.portable(settings.get("model") or spec.name)
     verifier = settings.get("verifier")
     asked = record.get("judges") or record.get("judging", ())
@@ -114,7 +132,10 @@ def write_page(
         stages=_stages(cards, record),
         frames=spec.frames,
         fps=spec.fps,
-        charts=charts(metrics.read(folder / "metrics.jsonl"), len(classes)),
+        charts=charts(
+            metrics.read(folder / "metrics.jsonl"), len(classes), asked_class
+        ),
+        asked_class=asked_class,
         command=command.repeating(settings, spec.classes, judges),
         settings=_settings(settings, record),
         weights=_weights(problem, model, verifier and command.portable(verifier)),
@@ -167,12 +188,15 @@ def _cards(
     return cards
 
 
-def charts(lines: Sequence[Mapping[str, Any]], videos: int) -> list[str]:
+def charts(
+    lines: Sequence[Mapping[str, Any]], videos: int, asked_class: bool = True
+) -> list[str]:
     """Curves of confidence and of all terms, from the lines of metrics.jsonl.
 
     Args:
       lines: of `metrics.read`.
       videos: of the run; the curves are means over them.
+      asked_class: whether they were made for a class.
     """
     if not lines:
         return []
@@ -189,9 +213,10 @@ def charts(lines: Sequence[Mapping[str, Any]], videos: int) -> list[str]:
     terms.sort(key=lambda term: -abs(np.nan_to_num(term.last)))
     total = curve("total", [line["total"] for line in lines])
     sure = curve("confidence", [line["confidence"] for line in lines])
+    which = "" if asked_class else "likeliest "
     mean = f", mean of {videos} videos" if videos > 1 else ""
     found = [
-        chart(f"Confidence in the class{mean}", steps, [sure], share=True),
+        chart(f"Confidence in the {which}class{mean}", steps, [sure], share=True),
         chart(f"Loss, terms times weights{mean}", steps, [total, *terms]),
     ]
     return [figure for figure in found if figure]
