@@ -105,6 +105,9 @@ def prepare(
 
     Raises:
       UserError: the inputs do not fit together.
+
+    >>> len(prepare(model, stimuli, ["jack", "run"]))           # doctest: +SKIP
+    2
     """
     config = config or Config()
     spec = model.spec
@@ -211,6 +214,9 @@ def iterate(
 
     Raises:
       NotFiniteError: names the term and the step.
+
+    >>> for snapshot in iterate(prepare(model, stimuli, ["jack"])):  # doctest: +SKIP
+    ...     print(snapshot.step, snapshot.metrics["total"][-1])
     """
     engine = Engine(problem, devices, programs)
     if state is None:
