@@ -83,6 +83,7 @@ setup(
         # do; this package itself only writes with it
         "imageio-ffmpeg>=0.6,<0.8",
         "rich>=13",
+        "tqdm>=4.60",  # bars in notebooks
         "jinja2>=3.0",
         "pydantic>=2.10",
     ],

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from leaps_jax.data.clips import FPS
-from leaps_jax.runs import contact_sheet, render
+from leaps_jax import render
+from leaps_jax.model import FPS
+from leaps_jax.runs import contact_sheet
 
 
 def main() -> None:

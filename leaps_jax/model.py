@@ -30,6 +30,7 @@ def norm_inputs(module: nn.Module, method: str) -> bool:
 #: Of one clip: what is larger fills any memory, whatever a file or an argument says.
 MOST_FRAMES, MOST_SIZE, MOST_PIXELS = 2**16, 2**12, 2**28
 MOST_CLASSES = 2**20
+FPS = 30  # frames a second of a source, in which a model's stride counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,11 @@ class ModelSpec:
         """Source frames that one clip spans."""
         return (self.frames - 1) * self.stride + 1
 
+    @property
+    def fps(self) -> float:
+        """Frames a second at which one input clip plays in real time."""
+        return FPS / self.stride
+
     def label_index(self, label: int | str) -> int:
         """The index of a class given by name or by index.
 
@@ -122,9 +128,12 @@ def _is_unicode(name: str) -> bool:
         return False
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A frozen video classifier.
+
+    >>> Model(module, variables, spec)                          # doctest: +SKIP
+    Model(mine: 2 classes, 8 frames x 64 px, 1,234,567 parameters)
 
     Attributes:
       module: a Linen module, `(b, t, h, w, 3) normalised video -> (b, classes) logits`.
@@ -140,3 +149,11 @@ class Model:
     spec: ModelSpec
     tap_filter: Filter = norm_inputs
     moments: Moments | None = None
+
+    def __repr__(self) -> str:
+        spec, weights = self.spec, self.variables.get("params", {})
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
+        return (
+            f"Model({spec.name}: {spec.num_classes} classes, {spec.frames} frames x"
+            f" {spec.size} px, {count:,} parameters)"
+        )

@@ -5,8 +5,11 @@
 [(1.0, 'cross_entropy'), (0.5, 'priming'), (0.0001, 'l2')]
 
 LEAPS, activation maximisation, DeepDream and DeepInversion-style inversion are four
-such expressions at the end of this file. Equations follow A. Stergiou and
-N. Deligiannis, "Leaping Into Memories", ICCV 2023 (arXiv 2303.09941).
+such expressions at the end of this file. `channel`, `neuron`, `direction` and `layer`,
+which look at a tap and at no class, are those of `leaps_jax.microscopes`.
+
+Equations follow A. Stergiou and N. Deligiannis, "Leaping Into Memories", ICCV 2023
+(arXiv 2303.09941).
 """
 
 import collections
@@ -19,6 +22,11 @@ import optax
 
 from leaps_jax.config import Config
 from leaps_jax.errors import UserError
+from leaps_jax.microscopes import channel as channel
+from leaps_jax.microscopes import direction as direction
+from leaps_jax.microscopes import layer as layer
+from leaps_jax.microscopes import neuron as neuron
+from leaps_jax.microscopes import parse
 from leaps_jax.taps import Tap
 from leaps_jax.terms import Context, Objective, Term, term
 
@@ -31,7 +39,7 @@ def cross_entropy() -> Objective:
             context.logits, context.labels
         )
 
-    return term("cross_entropy", loss)
+    return term("cross_entropy", loss, uses=["label"])
 
 
 def class_logit() -> Objective:
@@ -40,7 +48,7 @@ def class_logit() -> Objective:
     def loss(context: Context) -> jax.Array:
         return -jnp.take_along_axis(context.logits, context.labels[:, None], 1)[:, 0]
 
-    return term("class_logit", loss)
+    return term("class_logit", loss, uses=["label"])
 
 
 def priming(
@@ -298,6 +306,26 @@ def activation(last: int = 1) -> Objective:
     return term("activation", loss)
 
 
+def contrast() -> Objective:
+    """−log p(y) − log(1 − q(y)): the model sees the class, and the verifier does not.
+
+    p and q are the probabilities that the model and the verifier give to the class.
+    Both must have the same classes in the same order.
+    """
+
+    def loss(context: Context) -> jax.Array:
+        assert context.verifier_logits is not None
+        theirs, labels = context.verifier_logits, context.labels[:, None]
+        others = jnp.arange(theirs.shape[1]) != labels
+        all_but_one = jax.nn.logsumexp(theirs, 1, where=others)
+        present = optax.softmax_cross_entropy_with_integer_labels(
+            context.logits, context.labels
+        )
+        return present + jax.nn.logsumexp(theirs, 1) - all_but_one
+
+    return term("contrast", loss, uses=["label", "verifier logits"])
+
+
 def leaps(config: Config) -> Objective:
     """CE + L_prim + L_step + r · (R_coh + R_feat) + small pixel priors."""
     r = config.regularization
@@ -332,6 +360,15 @@ def deep_inversion(config: Config) -> Objective:
         (r * config.diversity, diversity()),
         *_pixel_priors(config),
     )
+
+
+def microscope(text: str, config: Config) -> Objective:
+    """What `microscopes.parse` makes of a text, and the pixel priors, from noise.
+
+    >>> microscope("channel:stem/norm:3", Config()).weights
+    {'channel:stem/norm:3': 1.0, 'spatial_tv': 2.0}
+    """
+    return _sum((1.0, parse(text)), *_pixel_priors(config))
 
 
 METHODS: dict[str, Callable[[Config], Objective]] = {

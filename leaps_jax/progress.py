@@ -1,10 +1,11 @@
-"""Progress on a terminal, and plain lines in a log."""
+"""Progress on a terminal, plain lines in a log, and a bar in a notebook."""
 
 import contextlib
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -212,6 +213,32 @@ def counted(
             steps.update(number)
             yield item
         steps.update(len(items))
+
+
+def in_notebook() -> bool:
+    """Whether a notebook shows what this process prints."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return "IPKernelApp" in getattr(shell, "config", ())
+
+
+@contextlib.contextmanager
+def bar(name: str, total: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """A bar in a notebook; elsewhere one of characters, on standard error.
+
+    Yields:
+      A function of the steps that are done, and of numbers to show beside them.
+    """
+    with warnings.catch_warnings():  # without widgets, characters will do
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+    with tqdm(total=total, desc=name, unit="step") as shown:
+
+        def update(step: int, numbers: Mapping[str, float]) -> None:
+            texts = {key: _brief(value) for key, value in numbers.items()}
+            shown.set_postfix(texts, refresh=False)
+            shown.update(step - shown.n)
+
+        yield update
 
 
 #: Those that ask a process to end: Ctrl-C, `kill`, and a terminal that is closed.

@@ -8,9 +8,11 @@
 snapshot after every call of the compiled steps.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -20,7 +22,9 @@ from leaps_jax.config import Config
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model, ModelSpec
 from leaps_jax.parametrizations import Parametrization
-from leaps_jax.runtime import parallel
+from leaps_jax.progress import bar, in_notebook
+from leaps_jax.result import Result
+from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.engine import Engine, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
 from leaps_jax.terms import Objective
@@ -36,7 +40,7 @@ class Problem(Setup):
     watch.
 
     Attributes:
-      labels: (n,) target classes.
+      labels: (n,) target classes, -1 for none.
       stimuli: (n, t, h, w, 3) pixels in [0, 1], or None where none are needed.
     """
 
@@ -45,6 +49,12 @@ class Problem(Setup):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each video, or what the objective looks at if it has none."""
+        classes, title = self.model.spec.classes, self.objective.title
+        return [classes[label] if label >= 0 else title for label in self.labels]
 
     def repeated(self, copies: int) -> "Problem":
         """Each video `copies` times; copies are adjacent and start from other noise."""
@@ -69,7 +79,7 @@ class Problem(Setup):
 def prepare(
     model: Model,
     stimuli: np.ndarray | None,
-    labels: Sequence[int | str],
+    labels: Sequence[int | str] | None = None,
     verifier: Model | None = None,
     config: Config | None = None,
     objective: Objective | None = None,
@@ -83,7 +93,8 @@ def prepare(
       stimuli: (n, t, h, w, 3) pixels in [0, 1] in the model's own frames and size, or
         None for an objective without priming.
       labels: target classes, indices or names. One stimulus may serve many labels
-        and the reverse; otherwise they pair up.
+        and the reverse; otherwise they pair up. None for an objective that looks at
+        no class, such as `objectives.channel`: a video for each stimulus, or one.
       verifier: another model whose feature statistics the videos should have.
       config: settings.
       objective: what to minimise; LEAPS by default, without the diversity term if
@@ -94,6 +105,9 @@ def prepare(
 
     Raises:
       UserError: the inputs do not fit together.
+
+    >>> len(prepare(model, stimuli, ["jack", "run"]))           # doctest: +SKIP
+    2
     """
     config = config or Config()
     spec = model.spec
@@ -101,16 +115,24 @@ def prepare(
         objective = objectives.leaps(config)
         if verifier is None:
             objective = objective.without_verifier()
-    check_input(model, tapped=objective.primed)
+    check_input(model, tapped=objective.primed or "tap" in objective.uses)
     if not objective.terms:
         raise UserError("objective: has no terms; give at least one a weight")
-    if "verifier" in objective.uses and verifier is None:
+    if objective.verified and verifier is None:
         raise UserError("verifier=None: the objective has a term that needs a verifier")
-    if "verifier" not in objective.uses:
+    if not objective.verified:
         verifier = None
-    if isinstance(labels, str):
+    if verifier is not None and "verifier logits" in objective.uses:
+        _check_same_classes(model, verifier)
+    if labels is None:
+        if "label" in objective.uses:
+            raise UserError("labels=None: the objective has a term that needs a class")
+        labels = [_NO_CLASS]
+    elif isinstance(labels, str):
         raise UserError(f"labels={labels!r}: is one label; write [{labels!r}]")
-    targets = np.array([spec.label_index(label) for label in labels], np.int32)
+    else:
+        labels = [spec.label_index(label) for label in labels]
+    targets = np.array(labels, np.int32)
     if not len(targets):
         raise UserError("labels=[]: give at least one label")
     if stimuli is not None:
@@ -130,6 +152,17 @@ def prepare(
     )
     shared = {f.name: getattr(setup, f.name) for f in dataclasses.fields(setup)}
     return Problem(**shared, labels=targets, stimuli=stimuli)
+
+
+_NO_CLASS = -1
+
+
+def _check_same_classes(model: Model, verifier: Model) -> None:
+    if model.spec.classes != verifier.spec.classes:
+        raise UserError(
+            f"verifier={verifier.spec.name}: its classes are not those of"
+            f" {model.spec.name}, in the same order; take one with the same classes"
+        )
 
 
 def check_input(model: Model, tapped: bool = True) -> None:
@@ -181,6 +214,9 @@ def iterate(
 
     Raises:
       NotFiniteError: names the term and the step.
+
+    >>> for snapshot in iterate(prepare(model, stimuli, ["jack"])):  # doctest: +SKIP
+    ...     print(snapshot.step, snapshot.metrics["total"][-1])
     """
     engine = Engine(problem, devices, programs)
     if state is None:
@@ -188,26 +224,6 @@ def iterate(
     step = int(state.step[0])
     placed = engine.place(problem.labels, problem.stimuli, state)
     yield from engine.run(len(problem), *placed, step)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The result of `synthesize`.
-
-    Attributes:
-      videos: (n, t, h, w, 3) pixels in [0, 1], per video the best of the run.
-      labels: (n,) target classes.
-      metrics: {name: (steps, n)}: every raw term, `total`, `confidence`, `gradient`.
-      weights: {term: weight}.
-      numbers: (n,) of the videos in the run. Each of several processes gets the
-        videos of its own devices and their labels, and the metrics of all.
-    """
-
-    videos: np.ndarray
-    labels: np.ndarray
-    metrics: dict[str, np.ndarray]
-    weights: dict[str, float]
-    numbers: np.ndarray
 
 
 def best_pixels(problem: Problem, state: State) -> np.ndarray:
@@ -221,10 +237,34 @@ def as_pixels(problem: Problem, parameters: Any) -> np.ndarray:
     return np.clip(np.asarray(pixels, np.float32), 0, 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a synthesis is.
+
+    Attributes:
+      step: steps done.
+      steps: of the whole synthesis.
+      metrics: {name: (n,)} of each video at the last step: every raw term, `total`,
+        `confidence`, `gradient`.
+      videos: gives the best videos so far, (n, t, h, w, 3) pixels in [0, 1]. Call it
+        before the function that got this returns; the next steps reuse the memory.
+    """
+
+    step: int
+    steps: int
+    metrics: dict[str, np.ndarray]
+    videos: Callable[[], np.ndarray]
+
+
+#: What is told of the progress: to a function, on a bar (True), on a bar where a
+#: notebook shows it ("notebook"), or not at all.
+Report = Callable[[Progress], object] | bool | Literal["notebook"] | None
+
+
 def synthesize(
     model: Model,
     stimuli: np.ndarray | None,
-    labels: Sequence[int | str],
+    labels: Sequence[int | str] | None = None,
     verifier: Model | None = None,
     config: Config | None = None,
     objective: Objective | None = None,
@@ -232,23 +272,57 @@ def synthesize(
     programs: ExecutableCache | None = None,
     parametrization: Parametrization | None = None,
     transforms: Sequence[Transform] | None = None,
+    progress: Report = "notebook",
 ) -> Result:
     """Inverts a model: makes videos that it sees as the labels, primed by stimuli.
 
-    Arguments and errors are those of `prepare` and `iterate`. All processes of
-    `jax.distributed` must call it with the same arguments.
+    All processes of `jax.distributed` must call it with the same arguments.
 
-    >>> result = synthesize(model, stimuli, ["jack"])           # doctest: +SKIP
+    Args:
+      model: the model to invert.
+      stimuli: (n, t, h, w, 3) pixels in [0, 1] in the model's own frames and size, or
+        None for an objective without priming.
+      labels: target classes, indices or names; see `prepare`. None for an objective
+        that looks at no class, such as `objectives.channel`.
+      verifier: another model whose feature statistics the videos should have.
+      config: settings.
+      objective: what to minimise; LEAPS by default.
+      devices: those of all processes by default. The result does not depend on them.
+      programs: a cache of executables for the next start; none by default.
+      parametrization: what to optimise; that of `config` by default.
+      transforms: random changes of the video that the models see; those of `config`
+        by default, [] for none.
+      progress: a function that gets a `Progress` after every call of the compiled
+        steps, `config.steps_per_call` of them; True for a bar; False or None for
+        nothing. By default there is a bar in a notebook and nothing elsewhere. The
+        result does not depend on it.
+
+    Raises:
+      UserError: the inputs do not fit together.
+      NotFiniteError: a loss or gradient was not finite; names the term and the step.
+
+    >>> def told(now):
+    ...     print(f"{now.step} of {now.steps}: {now.metrics['confidence']}")
+    >>> result = synthesize(model, stimuli, ["jack"], progress=told)  # doctest: +SKIP
+    50 of 400: [0.31]
     """
     problem = prepare(
         model, stimuli, labels, verifier, config, objective, parametrization, transforms
     )
-    metrics = []
-    for snapshot in iterate(problem, devices=devices, programs=programs):
-        metrics.append(snapshot.metrics)
     own = parallel.own(len(problem), devices or parallel.all_devices())
+
+    def best(snapshot: Snapshot) -> np.ndarray:
+        return best_pixels(problem, snapshot.state())[: len(own)]
+
+    metrics = []
+    with _reporting(progress, problem.config.steps) as report:
+        for snapshot in iterate(problem, devices=devices, programs=programs):
+            metrics.append(snapshot.metrics)
+            last = {name: values[-1] for name, values in snapshot.metrics.items()}
+            videos = functools.partial(best, snapshot)
+            report(Progress(snapshot.step, problem.config.steps, last, videos))
     return Result(
-        videos=best_pixels(problem, snapshot.state())[: len(own)],
+        videos=best(snapshot),
         labels=problem.labels[own],
         metrics={
             name: np.concatenate([part[name] for part in metrics])
@@ -256,4 +330,31 @@ def synthesize(
         },
         weights=problem.objective.weights,
         numbers=own,
+        names=tuple(problem.names[number] for number in own),
+        spec=model.spec,
+        stimuli=None if problem.stimuli is None else problem.stimuli[own],
     )
+
+
+@contextlib.contextmanager
+def _reporting(report: Report, steps: int) -> Iterator[Callable[[Progress], object]]:
+    """The function that is told of the progress."""
+    if callable(report):
+        yield report
+    elif report not in (True, False, None, "notebook"):
+        raise UserError(
+            f"progress={report!r}: must be a function, True, False or 'notebook'"
+        )
+    elif not multihost.first() or not (report is True or (report and in_notebook())):
+        yield lambda now: None
+    else:
+        with bar("synthesize", steps) as update:
+
+            def show(now: Progress) -> None:
+                shown = {name: now.metrics[name].mean() for name in _ON_BAR}
+                update(now.step, shown)
+
+            yield show
+
+
+_ON_BAR = ("total", "confidence")

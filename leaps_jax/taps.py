@@ -235,16 +235,31 @@ def apply_mutable(
 
 
 def tap_names(model: Model) -> list[str]:
-    """The names of a model's taps in order of execution; nothing is computed."""
-    spec, names = model.spec, []
+    """The names of a model's taps in order of execution; nothing is computed.
+
+    >>> tap_names(model)[:2]                                    # doctest: +SKIP
+    ['stem/norm', 'stage1/block0/norm_a']
+    """
+    return list(tap_shapes(model))
+
+
+def tap_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """The shape (1, ..., c) of each tap for one video, in order of execution.
+
+    Nothing is computed. The model's variables may be shapes alone.
+
+    >>> tap_shapes(model)["stem/norm"]                          # doctest: +SKIP
+    (1, 4, 80, 80, 24)
+    """
+    spec, shapes = model.spec, {}
     shape = (1, spec.frames, spec.size, spec.size, 3)
 
     def run(variables, video):
         _, taps = apply(model.module, variables, video, model.tap_filter)
-        names.extend(taps)
+        shapes.update({name: tap.value.shape for name, tap in taps.items()})
 
     jax.eval_shape(run, model.variables, jax.ShapeDtypeStruct(shape, jnp.float32))
-    return names
+    return shapes
 
 
 def features(model: Model, videos: ArrayLike) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -258,6 +273,11 @@ def features(model: Model, videos: ArrayLike) -> tuple[jax.Array, dict[str, jax.
     Returns:
       Logits (n, classes), and the taps by name in order of execution, each
       (n, ..., c).
+
+    Raises:
+      UserError: the videos have another shape, or `tap_filter` chooses no arrays.
+
+    >>> logits, taps = features(model, videos)                  # doctest: +SKIP
     """
     videos = jnp.asarray(videos)
     if videos.ndim != 5 or videos.shape[-1] != 3:
@@ -268,9 +288,18 @@ def features(model: Model, videos: ArrayLike) -> tuple[jax.Array, dict[str, jax.
 
 
 def predict(model: Model, videos: ArrayLike) -> jax.Array:
-    """Logits (n, classes) of pixel videos (n, t, h, w, 3) of any length and size.
+    """What a model sees in videos of any length and size.
 
-    Videos of another length or size than the model's are fitted to it.
+    Args:
+      model: the network.
+      videos: (n, t, h, w, 3) pixels in [0, 1]. Frames are taken evenly and resized
+        where the model takes others.
+
+    Returns:
+      Logits (n, classes), float32.
+
+    >>> model.spec.classes[predict(model, videos)[0].argmax()]  # doctest: +SKIP
+    'jumping jack'
     """
     return _predict(model.module, model.spec, model.variables, jnp.asarray(videos))
 
@@ -325,6 +354,9 @@ def estimate_moments(
 
     Returns:
       {tap: (mean (c,), variance (c,))}, for `dataclasses.replace(model, moments=...)`.
+
+    >>> moments = estimate_moments(model, clips)                # doctest: +SKIP
+    >>> verifier = dataclasses.replace(model, moments=moments)  # doctest: +SKIP
     """
     names = tap_names(model)
     sums: dict[str, Any] = {}

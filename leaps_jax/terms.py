@@ -42,10 +42,11 @@ class Context:
     Attributes:
       video: (b, t, h, w, 3), normalised, without the random view of the step.
       logits: (b, classes) of the inverted model.
-      labels: (b,) target classes.
+      labels: (b,) target classes, -1 for a video without one.
       taps: of the inverted model, in order of execution.
       primed: means of the taps for the stimuli.
-      verifier_taps: of the verifier, for the same videos.
+      verifier_logits: (b, classes) of the verifier, for the same videos; None without.
+      verifier_taps: of the verifier, likewise.
       verifier_moments: per verifier tap, the mean and variance (c,) to match.
       batch_mean: `(b, ...) -> (...)`, the mean over the videos of *all* devices.
     """
@@ -55,6 +56,7 @@ class Context:
     labels: jax.Array
     taps: Mapping[str, Tap] = dataclasses.field(default_factory=dict)
     primed: Primed = Primed()
+    verifier_logits: jax.Array | None = None
     verifier_taps: Mapping[str, Tap] = dataclasses.field(default_factory=dict)
     verifier_moments: Moments = dataclasses.field(default_factory=dict)
     batch_mean: Callable[[jax.Array], jax.Array] = lambda x: x.mean(0)
@@ -83,7 +85,8 @@ class Term:
     Attributes:
       name: of the term in metrics and weights.
       loss: `Context -> (b,)`.
-      uses: some of "stimulus", "stimulus by time" and "verifier".
+      uses: some of "label", "tap", "stimulus", "stimulus by time", "verifier" (its taps
+        and their moments) and "verifier logits".
       cells: along height and width, that `Primed.by_time` should have for it.
     """
 
@@ -91,6 +94,9 @@ class Term:
     loss: Callable[[Context], jax.Array]
     uses: frozenset[str] = frozenset()
     cells: int = 1
+
+
+_OF_VERIFIER = frozenset(["verifier", "verifier logits"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +129,17 @@ class Objective:
     def primed(self) -> bool:
         """Whether a term compares the video with the stimulus."""
         return bool(self.uses & {"stimulus", "stimulus by time"})
+
+    @property
+    def verified(self) -> bool:
+        """Whether a term looks at a verifier."""
+        return bool(self.uses & _OF_VERIFIER)
+
+    @property
+    def title(self) -> str:
+        """What a video without a class is made for: the taps, or else all terms."""
+        names = [term.name for _, term in self.terms if "tap" in term.uses]
+        return " + ".join(names or self.weights)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -169,7 +186,7 @@ class Objective:
 
     def without_verifier(self) -> "Objective":
         """The objective without the terms that need a verifier."""
-        terms = [(w, t) for w, t in self.terms if "verifier" not in t.uses]
+        terms = [(w, t) for w, t in self.terms if not t.uses & _OF_VERIFIER]
         return Objective(tuple(terms))
 
     def __add__(self, other: "Objective") -> "Objective":

@@ -59,7 +59,7 @@ class Batch(flax.struct.PyTreeNode):
     """The targets of b videos.
 
     Attributes:
-      labels: (b,) target classes.
+      labels: (b,) target classes, -1 for a video without one.
       weight: (b,) 1 for a video and 0 for padding.
       primed: means of the taps for the stimuli.
     """
@@ -235,7 +235,7 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
     Returns:
       `(state, batch, frozen) -> (state, metrics)`, to be mapped over `parallel.AXIS`.
       Metrics are per video: every raw term, `total`, `confidence` (the probability
-      of the class) and `gradient` (its norm).
+      of the class, of the likeliest where a video has none) and `gradient` (its norm).
     """
     config, spec = setup.config, setup.model.spec
     optimizer = make_optimizer(config, spec)
@@ -277,9 +277,9 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
         )
         old = state.replace(finite=finite)
         state = jax.tree.map(lambda a, b: _where(finite, a, b), new, old)
-        confidence = jnp.take_along_axis(
-            jax.nn.softmax(logits), batch.labels[:, None], axis=1
-        )[:, 0]
+        shares = jax.nn.softmax(logits)
+        asked = jnp.take_along_axis(shares, batch.labels[:, None], axis=1)[:, 0]
+        confidence = jnp.where(batch.labels < 0, shares.max(1), asked)
         metrics = values | {
             "total": total,
             "confidence": confidence,
@@ -342,14 +342,14 @@ def _evaluate(
         video_lib.normalize(seen, model.spec),
         model.tap_filter,
     )
-    verifier_taps: dict[str, taps.Tap] = {}
+    verifier_logits, verifier_taps = None, dict[str, taps.Tap]()
     if verifier is not None:
         spec, dtype = verifier.spec, getattr(verifier.module, "dtype", None)
         # a verifier in half precision rounds pixels as much as fast products do
         half = dtype in (jnp.bfloat16, jnp.float16)
         precision = None if half else jax.lax.Precision.HIGHEST
         shown = video_lib.fit(seen, spec.frames, spec.size, precision)
-        _, verifier_taps = taps.apply(
+        verifier_logits, verifier_taps = taps.apply(
             verifier.module,
             frozen.verifier,
             video_lib.normalize(shown, verifier.spec),
@@ -361,6 +361,7 @@ def _evaluate(
         labels=batch.labels,
         taps=model_taps,
         primed=batch.primed,
+        verifier_logits=verifier_logits,
         verifier_taps=verifier_taps,
         verifier_moments=frozen.moments,
         batch_mean=parallel.batch_mean(batch.weight),

@@ -15,21 +15,30 @@ PACKAGE = Path(__file__).parent.parent / "leaps_jax"
 LAYERS = [
     # mistakes of users, lines of progress, files, the version: nothing of this package;
     # kernels, one operation each in the form that each machine runs fast: JAX alone;
-    # pages, HTML from templates
-    {"errors", "progress", "files", "version"} | {"kernels", "pages"},
+    # pages, HTML from templates; videos as files to look at
+    {"errors", "progress", "files", "version"} | {"kernels", "pages", "render"},
     # architectures: their layers and kernels, nothing of LEAPS; devices, processes and
     # executables: nothing of videos or models
     {"models", "runtime"},
     # facts and maths of videos, models and losses, up to one step on one device; what
     # may be written in JSON: no other files
     {"config", "model", "video", "taps", "transforms", "parametrizations"}
-    | {"terms", "objectives", "attacks", "hints", "update", "schemas"}
+    | {
+        "terms",
+        "microscopes",
+        "objectives",
+        "attacks",
+        "attributions",
+        "hints",
+        "update",
+        "schemas",
+    }
     | {"actions"},
     # many steps on those of all devices
     {"runtime.engine"},
     # what a run is made of, none of which knows another: syntheses, models with
     # weights, clips, judges, pictures
-    {"synthesis", "zoo", "data", "evaluation"} | {"runs.render", "runs.contact_sheet"},
+    {"synthesis", "result", "zoo", "data", "evaluation"} | {"runs.contact_sheet"},
     # what puts these together: training, folders of runs and jobs, data sets,
     # measurements
     {"training", "runs", "actions.gallery", "actions.dataset", "bench"},
@@ -45,13 +54,14 @@ KEPT = {
     "safetensors": {"zoo.conversion.sources"},
     "tensorflow_datasets": {"data.tfds"},
     "tensorflow": {"data.tfds"},
-    "mediapy": {"runs.render"},
-    "imageio_ffmpeg": {"data.ffmpeg", "runs.render"},
+    "mediapy": {"render"},
+    "imageio_ffmpeg": {"data.ffmpeg", "render"},
     "huggingface_hub": {"zoo.hub"},
     "PIL": {"data.arrays", "data.resizing", "runs.contact_sheet"}
-    | {"runs.previews", "runs.events"},
+    | {"runs.previews", "runs.events", "render"},
     "jinja2": {"pages"},
     "markupsafe": {"pages", "pages.curves"},
+    "tqdm": {"progress"},
     "rich": {"progress", "evaluation.tables"}
     | {"cli.models", "cli.accuracy", "cli.evaluate", "cli.bench"},
     "cv2": {"evaluation.motion"},

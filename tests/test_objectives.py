@@ -241,6 +241,11 @@ ALL_TERMS = {
     "spatial_tv": objectives.spatial_tv(),
     "temporal_tv": objectives.temporal_tv(),
     "activation": objectives.activation(),
+    "channel": objectives.channel("norm2", 3),
+    "neuron": objectives.neuron(-1, 3),
+    "direction": objectives.direction(-1, np.arange(16.0), cosine=1.0),
+    "layer": objectives.layer("norm1"),
+    "contrast": objectives.contrast(),
 }
 
 
@@ -253,11 +258,12 @@ def test_each_term_descends_in_every_video(name, tiny, verifier, stimuli):
 
     def loss(video):
         logits, tapped = taps.apply(tiny.module, tiny.variables, video, tiny.tap_filter)
-        _, verified = taps.apply(
+        seen, verified = taps.apply(
             verifier.module, verifier.variables, video, verifier.tap_filter
         )
+        labels = jnp.array([1, 3])
         context = Context(
-            video, logits, jnp.array([1, 3]), tapped, primed, verified, moments
+            video, logits, labels, tapped, primed, seen, verified, moments
         )
         ((_, term),) = objective.terms
         values = objective.values(context)[term.name]

@@ -13,14 +13,15 @@ import numpy as np
 import published
 import pytest
 
-from leaps_jax import Config
+from leaps_jax import Config, Model, ModelSpec
+from leaps_jax.actions import motions
 from leaps_jax.cli.main import main
 from leaps_jax.data import datasets
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 #: In the order in which a reader comes to them.
-PAGES = ("synthesis", "robust-models", "evaluation", "large-runs")
+PAGES = ("synthesis", "objectives", "robust-models", "evaluation", "large-runs")
 PAGES += ("models", "weights", "speed")
 DOCS = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in PAGES}
 TEXT = "\n".join([README, *DOCS.values()])
@@ -103,6 +104,7 @@ HEAVY = {
     r"--tfds": "TensorFlow: test_actions.py writes the data set",
     r"--shard": "another network of the table",
     r"^leaps-jax train .*--data synthetic_actions": "compiles for a minute",
+    r"^leaps-jax synthesize .*--objective": "another network: see test_objective.py",
 }
 #: What is too large here, in commands and in Python.
 SMALLER = {
@@ -116,6 +118,7 @@ FASTER = {
     r"evaluate run/ jack/ --judges .* --out": "evaluate jack/"
     " --judges slow_r50_tiny@actions --out",
     r"gallery run/ jack/": "gallery jack/",
+    r'lj\.load_model\("vivit_small@\w+"\)': "stand_in",
 }
 #: Options that are set, whatever README gives.
 SETTINGS = {
@@ -130,10 +133,12 @@ SETTINGS = {
 class Mine(nn.Module):
     """What README calls your own model."""
 
+    classes: int = 2
+
     @nn.compact
     def __call__(self, x):
         x = nn.LayerNorm(name="norm")(nn.Conv(4, (3, 8, 8), (1, 8, 8))(x))
-        return nn.Dense(2)(x.mean((1, 2, 3)))
+        return nn.Dense(self.classes)(x.mean((1, 2, 3)))
 
 
 def pieces() -> Iterator[tuple[str, str]]:
@@ -191,7 +196,13 @@ def newcomer(tmp_path, monkeypatch):
     videos = jnp.zeros((1, 8, 112, 112, 3))
     module = Mine()
     variables = module.init(jax.random.key(0), videos)
-    return {"module": module, "variables": variables, "videos": videos}
+    spec = ModelSpec("stand-in", 8, 112, motions.CLASSES)
+    many = Mine(len(spec.classes))
+    stand_in = Model(
+        many, many.init(jax.random.key(0), videos), spec, lambda m, _: m.name == "norm"
+    )
+    names = {"module": module, "variables": variables, "videos": videos}
+    return names | {"stand_in": stand_in}
 
 
 def follow(names: dict, capsys, skipped: dict, smaller: dict) -> list[str]:

@@ -18,12 +18,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from leaps_jax import render
 from leaps_jax.actions import motions, scenes
 from leaps_jax.data import limits
-from leaps_jax.data.clips import FPS
 from leaps_jax.errors import UserError
-from leaps_jax.model import MOST_FRAMES, MOST_SIZE
-from leaps_jax.runs import contact_sheet, render
+from leaps_jax.model import FPS, MOST_FRAMES, MOST_SIZE
+from leaps_jax.runs import contact_sheet
 from leaps_jax.zoo import checkpoints
 
 COLLECTIONS = ("files", "train", "test")

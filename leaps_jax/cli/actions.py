@@ -7,8 +7,8 @@ from typing import Any
 
 from leaps_jax.actions import dataset, gallery
 from leaps_jax.cli import arguments
-from leaps_jax.data.clips import FPS
 from leaps_jax.errors import UserError
+from leaps_jax.model import FPS
 from leaps_jax.progress import Steps
 
 

@@ -33,7 +33,8 @@ def config(options: argparse.Namespace) -> Config:
         )
     numbers = {"steps": options.steps, "seed": options.seed}
     changes = {name: value for name, value in numbers.items() if value is not None}
-    found = preset(options.method, options.parametrization, **changes)
+    method = "activation_maximization" if options.objective else options.method
+    found = preset(method, options.parametrization, **changes)
     found = found.updated(options.set)
     parametrizations.from_config(found)  # refuses settings that do not go together
     return found
@@ -120,7 +121,7 @@ def labelled_clips(
             scenes.RENDERED[source],
             frames=spec.frames,
             size=spec.size,
-            fps=clips.FPS / spec.stride,
+            fps=spec.fps,
         )
         return datasets.Renderings(draw, motions.CLASSES, len(JOINTS), count)
     with Steps("read", unit="clips", waiting="", brief=True) as steps:

@@ -16,6 +16,7 @@ RULED_OUT = {
     ),
     "coordinator": "no process waits for another; leave it out",
     "judge": "leave it out",
+    "objective": "a run of its own looks at it; leave it out",
     "save_every": "rows are saved as they finish; leave it out",
     "preview_every": "leave it out",
     "tensorboard": "leave it out",

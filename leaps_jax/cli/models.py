@@ -6,7 +6,9 @@ import json
 from rich.console import Console
 from rich.table import Table
 
+from leaps_jax import taps
 from leaps_jax.cli import arguments
+from leaps_jax.model import Model
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import references
 
@@ -69,6 +71,12 @@ def _table() -> Table:
     return table
 
 
+def _taps(name: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's taps, for a clip of its usual frames and size."""
+    module, spec = zoo.build(name, ("any",))
+    return taps.tap_shapes(Model(module, zoo.variable_shapes(module), spec))
+
+
 def _tell(name: str, addresses: list[str]) -> None:
     (row,) = [row for row in zoo.cells() if row[0] == name]
     width = max(map(len, zoo.COLUMNS))
@@ -78,6 +86,10 @@ def _tell(name: str, addresses: list[str]) -> None:
         print(f"{'comes with':<{width}}  {name}@{weights}")
     for address in addresses:
         print(f"{'public weights':<{width}}  {address}")
+    print("\ntaps for --objective: channels x positions")
+    for number, (tap, (_, *positions, channels)) in enumerate(_taps(name).items()):
+        grid = "x".join(map(str, positions))
+        print(f"{number:5}  {tap:<{width}}  {channels} x {grid}")
     if addresses:
         print(f"\nWrite --model {name}@{references.written(addresses[0])}")
         print(f"or download one and write --model {name}@FILE")

@@ -3,17 +3,18 @@
 import argparse
 import dataclasses
 import functools
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leaps_jax import objectives, synthesis, taps
+from leaps_jax import microscopes, objectives, synthesis, taps
 from leaps_jax.cli import arguments, inputs, jobs, memory
 from leaps_jax.config import Config
 from leaps_jax.data.clips import load_labelled
-from leaps_jax.errors import UserError
+from leaps_jax.errors import UserError, listed
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps
 from leaps_jax.runs import folder as runs
@@ -85,11 +86,18 @@ def add(commands: arguments.Commands) -> None:
         help="target classes; left out, the class folders of the stimuli",
     )
     option("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
-    option(
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument(
         "--method",
         default="leaps",
         metavar="METHOD",
         help=" | ".join(objectives.METHODS),
+    )
+    how.add_argument(
+        "--objective",
+        metavar="channel:TAP:INDEX|neuron:TAP:INDEX[:T,H,W]|layer:TAP",
+        help="what a part of the model responds to, in place of a method and a label;"
+        " TAP is a name or a number that `leaps-jax models NAME` lists",
     )
     arguments.add_parametrization(sub)
     option("--copies", type=int, default=1, metavar="N", help="videos per pair")
@@ -196,10 +204,10 @@ def _run_here(options: argparse.Namespace, config: Config) -> int:
     if was_finished:
         print(f"{options.out} is finished; --overwrite starts it again")
     for role, verdict in record["judges"].items():
-        print(
-            f"{role} ({verdict['model']}) sees {verdict['correct']} of"
-            f" {verdict['of']} as their class"
-        )
+        what = f"{verdict['correct']} of {verdict['of']} as their class"
+        if options.objective:
+            what = listed("videos as", verdict["seen"], most=3)
+        print(f"{role} ({verdict['model']}) sees {what}")
     if "videos_not_written" in record:
         print(f"no mp4 files: {record['videos_not_written']}", file=sys.stderr)
     print(f"results: {options.out / 'index.html'}")
@@ -210,12 +218,19 @@ def _problem(
     options: argparse.Namespace, config: Config
 ) -> tuple[synthesis.Problem, dict[str, Any], dict[str, Model], list[str]]:
     """The problem, the settings that define it, the judges, and notes for the user."""
-    objective = objectives.METHODS[options.method](config)
+    if options.objective:
+        if options.label:
+            words = shlex.join(["--label", *options.label])
+            raise UserError(f"{words}: not together with --objective; leave it out")
+        objective = objectives.microscope(options.objective, config)
+    else:
+        objective = objectives.METHODS[options.method](config)
     needs_stimulus = objective.primed or config.init == "stimulus"
     if needs_stimulus and not options.stimulus:
+        how = "--objective" if options.objective else f"--method {options.method}"
         raise UserError(
-            f"stimulus: missing, and --method {options.method} starts from or is primed"
-            " by one; give a clip, or --method activation_maximization"
+            f"stimulus: missing, and {how} starts from or is primed by one; give a"
+            " clip, or --method activation_maximization"
         )
     notes: list[str] = []
     model = _load("model", options.model, options)
@@ -227,6 +242,9 @@ def _problem(
     spec = dataclasses.replace(model.spec, **given)
     model = dataclasses.replace(model, spec=spec)
     synthesis.check_input(model)
+    if options.objective:
+        looking = microscopes.named(options.objective, model)
+        objective = objectives.microscope(looking, config)
     clips, labels = _stimuli_and_labels(options, model)
     if "verifier" in objective.uses and verifier is None:
         objective = objective.without_verifier()
@@ -239,6 +257,8 @@ def _problem(
     judges |= {name: _load("judge", name, options) for name in options.judge}
     names = ("model", "verifier", "method", "stimulus", "copies", "short", "dtype")
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    if options.objective:
+        settings |= {"method": None, "objective": looking}
     settings |= {
         "labels": problem.labels.tolist(),
         "frames": spec.frames,
@@ -261,8 +281,11 @@ def _load(argument: str, reference: str, options: argparse.Namespace) -> Model:
 
 def _stimuli_and_labels(
     options: argparse.Namespace, model: Model
-) -> tuple[np.ndarray | None, list[int | str]]:
+) -> tuple[np.ndarray | None, list[int | str] | None]:
+    """The clips, and the classes; None for an objective that looks at none."""
     if not options.stimulus:
+        if options.objective:
+            return None, None
         if not options.label:
             raise UserError("label: missing; name the classes to synthesise")
         return None, options.label
@@ -275,6 +298,8 @@ def _stimuli_and_labels(
             progress=lambda done, total: steps.update(done, total=total),
             data_dir=options.data_dir,
         )
+    if options.objective:
+        return clips, None
     labels = options.label or [name for name in folders if name is not None]
     if len(labels) != len(clips) and not options.label:
         raise UserError(

@@ -29,12 +29,11 @@ from leaps_jax.data import arrays, ffmpeg, finding, limits, resizing, tfds
 from leaps_jax.data.finding import Clip, PathLike, find_clips
 from leaps_jax.data.frames import Frames, in_memory
 from leaps_jax.errors import UserError, bad_argument, nearest
-from leaps_jax.model import ModelSpec
+from leaps_jax.model import FPS, ModelSpec
 from leaps_jax.runtime import parallel
 from leaps_jax.video import sample_frames
 
 _ACTIONS = "actions:"
-FPS = 30  # frames a second that a model's stride counts in
 
 
 def load_stimuli(

@@ -34,15 +34,19 @@ def repeating(
         words += ["--judge", *asked]
     if settings.get("stimulus"):
         words += ["--stimulus", *map(portable, settings["stimulus"])]
-    labels = settings["labels"][:: settings["copies"]]
-    words += ["--label", *(_label(number, classes) for number in labels)]
+    if settings.get("objective"):
+        words += ["--objective", settings["objective"]]
+    else:
+        labels = settings["labels"][:: settings["copies"]]
+        words += ["--label", *(_label(number, classes) for number in labels)]
     for name in ("method", "copies", "short", "dtype", "frames", "size", "stride"):
         if settings.get(name) not in (None, _DEFAULTS.get(name)):
             words += [f"--{name}", str(settings[name])]
     config = settings["config"]
     for name in _ARGUMENTS:
         words += [f"--{name}", str(config[name])]
-    usual = preset(settings["method"], config["parametrization"])
+    method = settings["method"] or "activation_maximization"  # of an objective
+    usual = preset(method, config["parametrization"])
     if changed := [
         f"{name}={value}"
         for name, value in config.items()

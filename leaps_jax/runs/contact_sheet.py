@@ -12,9 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from leaps_jax import files
+from leaps_jax import files, render
 from leaps_jax.errors import UserError
-from leaps_jax.runs import render
 
 _FRAME, _CELL = 96, 160  # pixels that a frame and a playing video have at least
 _LETTERS = 15  # pixels of a line's height

@@ -28,20 +28,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from leaps_jax import evaluation, files, schemas, synthesis
+from leaps_jax import evaluation, files, render, schemas, synthesis
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps, counted, interruptible
-from leaps_jax.runs import (
-    arrays,
-    events,
-    media,
-    metrics,
-    ownership,
-    page,
-    previews,
-    render,
-)
+from leaps_jax.runs import arrays, events, media, metrics, ownership, page, previews
 from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.engine import NotFiniteError, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
@@ -238,9 +229,9 @@ def _judged(
         role: model for role, model in judges.items() if role not in record["judges"]
     }
     if new:
-        with np.load(folder / "videos.npz") as arrays:
-            videos = arrays["videos"]
-        names = media.class_names(problem)
+        with np.load(folder / "videos.npz") as held:
+            videos = held["videos"]
+        names = problem.names
         for role, model in counted("judge", new.items(), "models"):
             record["judges"][role] = evaluation.judge(model, videos, names)
         page.write_page(folder, problem, record)
@@ -397,9 +388,9 @@ def _first_videos(problem: Problem, state: State) -> np.ndarray:
 def _log_videos(
     log: events.Events, problem: Problem, step: int, videos: np.ndarray
 ) -> None:
-    names = media.file_names(media.class_names(problem))
+    names = render.file_names(problem.names)
     named = {f"videos/{n}": v for n, v in zip(names, videos, strict=False)}
-    log.add_videos(step, named, media.fps(problem))
+    log.add_videos(step, named, problem.model.spec.fps)
 
 
 def _write_results(
@@ -414,7 +405,7 @@ def _write_results(
     numbers = parallel.own(len(problem), parallel.all_devices())
     videos = synthesis.best_pixels(problem, state)[: len(numbers)]
     everything = arrays.write(folder, problem, videos)
-    classes = record["classes"] = media.class_names(problem)
+    classes = record["classes"] = problem.names
     with multihost.together():
         verdicts = {}
         if len(numbers):

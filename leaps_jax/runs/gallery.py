@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from leaps_jax import files, pages, schemas
+from leaps_jax import files, pages, render, schemas
 from leaps_jax.errors import UserError, bad_argument
-from leaps_jax.runs import command, media, ownership, previews, render
-from leaps_jax.runs.page import METHODS
+from leaps_jax.runs import command, ownership, previews
+from leaps_jax.runs.page import method
 from leaps_jax.runs.verdicts import Seen
 from leaps_jax.zoo import checkpoints
 
@@ -168,7 +168,7 @@ def _items(
     except IndexError:
         what = "its run.json has fewer verdicts than classes; make the run again"
         raise bad_argument("run", folder, what) from None
-    for number, file in enumerate(media.file_names(classes)):
+    for number, file in enumerate(render.file_names(classes)):
         source = folder / "videos" / f"{file}.mp4"
         if not source.is_file():
             what = f"lacks videos/{file}.mp4; make the run again"
@@ -188,7 +188,7 @@ def _items(
 
 
 def _method(record: Mapping[str, Any]) -> str:
-    return METHODS.get(record["settings"]["method"], ("made in Python", ""))[0]
+    return method(record["settings"])[0] or "made in Python"
 
 
 def _media(item: Item) -> list[str]:

@@ -5,24 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
+from leaps_jax import render
 from leaps_jax.data import clips
 from leaps_jax.errors import UserError
-from leaps_jax.runs import render
 from leaps_jax.synthesis import Problem
 
 _COMPARED = 4  # videos in comparison.gif
 _WIDTH = 240  # pixels of a video in comparison.gif, at least
 
 
-def class_names(problem: Problem) -> list[str]:
-    """The class of each video."""
-    return [problem.model.spec.classes[label] for label in problem.labels]
-
-
 def video_files(problem: Problem) -> list[str]:
     """The paths, within the folder of a run, of all that `write_videos` writes."""
     kinds = ["", *([] if problem.stimuli is None else ["_stimulus"])]
-    names = file_names(class_names(problem))
+    names = render.file_names(problem.names)
     return [f"videos/{name}{kind}.mp4" for name in names for kind in kinds]
 
 
@@ -37,13 +32,13 @@ def write_videos(
       numbers: (n,) positions of the videos among those of the run.
       videos: (n, t, h, w, 3) in [0, 1].
     """
-    names = file_names(class_names(problem))
+    names = render.file_names(problem.names)
     for number, video in zip(numbers, videos, strict=True):
         path = folder / "videos" / f"{names[number]}.mp4"
-        render.write_video(path, video, fps(problem))
+        render.write_video(path, video, problem.model.spec.fps)
         if problem.stimuli is not None:
             path = path.with_name(f"{names[number]}_stimulus.mp4")
-            render.write_video(path, problem.stimuli[number], fps(problem))
+            render.write_video(path, problem.stimuli[number], problem.model.spec.fps)
 
 
 def read_videos(
@@ -59,7 +54,7 @@ def read_videos(
     Returns:
       (n, t, h, w, 3) float32 in [0, 1], or None where a file is missing or broken.
     """
-    paths = [folder / "videos" / f"{name}.mp4" for name in file_names(classes)]
+    paths = [folder / "videos" / f"{name}.mp4" for name in render.file_names(classes)]
     if render.can_write() or not all(path.is_file() for path in paths):
         return None
     try:
@@ -74,7 +69,9 @@ def read_videos(
 def write_preview(folder: Path, problem: Problem, videos: np.ndarray) -> None:
     """Writes preview.mp4, some videos as they are now, where that is possible."""
     if render.can_write() is None:
-        render.write_video(folder / "preview.mp4", render.grid(videos), fps(problem))
+        render.write_video(
+            folder / "preview.mp4", render.grid(videos), problem.model.spec.fps
+        )
 
 
 def write_comparison(folder: Path, problem: Problem, videos: np.ndarray) -> None:
@@ -90,14 +87,4 @@ def write_comparison(folder: Path, problem: Problem, videos: np.ndarray) -> None
     pairs = render.side_by_side(problem.stimuli[:_COMPARED], videos[:_COMPARED])
     factor = max(1, round(_WIDTH / videos.shape[2]))
     enlarged = pairs.repeat(factor, axis=1).repeat(factor, axis=2)
-    render.write_video(folder / "comparison.gif", enlarged, fps(problem))
-
-
-def file_names(classes: Sequence[str]) -> list[str]:
-    """The name of each video's file, without what kind it is."""
-    return [f"{i:03d}_{render.safe_name(name)}" for i, name in enumerate(classes)]
-
-
-def fps(problem: Problem) -> float:
-    """Frames a second of the videos, which play in real time."""
-    return clips.FPS / problem.model.spec.stride
+    render.write_video(folder / "comparison.gif", enlarged, problem.model.spec.fps)

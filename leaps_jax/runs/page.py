@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from leaps_jax import files, pages
+from leaps_jax import files, pages, render
 from leaps_jax.model import ModelSpec
 from leaps_jax.pages.curves import Curve, chart
-from leaps_jax.runs import command, media, metrics, previews
+from leaps_jax.runs import command, metrics, previews
 from leaps_jax.runs.verdicts import PARTS, Seen
 from leaps_jax.synthesis import Problem
 from leaps_jax.zoo import references
@@ -43,6 +43,23 @@ METHODS = {
         " have the statistics of natural clips.",
     ),
 }
+
+
+#: Likewise of the kinds of `microscopes.parse`.
+OBJECTIVES = {
+    "channel": "Noise is optimised until one channel of the frozen network responds"
+    " everywhere and at all times.",
+    "neuron": "Noise is optimised until one channel of the frozen network responds at"
+    " one place and time.",
+    "layer": "Noise is optimised until a layer of the frozen network responds.",
+}
+
+
+def method(settings: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """What made a run and what that does, from its settings; None of a program."""
+    if objective := settings.get("objective"):
+        return "feature visualisation", OBJECTIVES.get(objective.partition(":")[0])
+    return METHODS.get(settings.get("method", ""), (None, None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +104,11 @@ def write_page(
         the judges.
       most: bytes of the videos within the page; the others are linked.
     """
-    spec, classes = problem.model.spec, media.class_names(problem)
+    spec, classes = problem.model.spec, problem.names
     settings = record.get("settings", {})
     cards = _cards(folder, problem, record, most)
-    name, told = METHODS.get(settings.get("method", ""), (None, None))
+    name, told = method(settings)
+    asked_class = bool((problem.labels >= 0).all())
     model = command.portable(settings.get("model") or spec.name)
     verifier = settings.get("verifier")
     asked = record.get("judges") or record.get("judging", ())
@@ -109,12 +127,15 @@ def write_page(
         written=int(time.time()),
         has_given=problem.stimuli is not None,
         cards=cards,
-        linked=_linked(folder, media.file_names(classes), len(cards)),
+        linked=_linked(folder, render.file_names(classes), len(cards)),
         of=len(classes),
         stages=_stages(cards, record),
         frames=spec.frames,
-        fps=media.fps(problem),
-        charts=charts(metrics.read(folder / "metrics.jsonl"), len(classes)),
+        fps=spec.fps,
+        charts=charts(
+            metrics.read(folder / "metrics.jsonl"), len(classes), asked_class
+        ),
+        asked_class=asked_class,
         command=command.repeating(settings, spec.classes, judges),
         settings=_settings(settings, record),
         weights=_weights(problem, model, verifier and command.portable(verifier)),
@@ -140,11 +161,11 @@ def _cards(
     folder: Path, problem: Problem, record: Mapping[str, Any], most: int
 ) -> list[Card]:
     """The first videos, as many as fit in a page."""
-    classes = media.class_names(problem)
+    classes = problem.names
     ready = record["status"] != "running" and "videos_not_written" not in record
     strips = previews.read(folder / "previews.zip")
     cards: list[Card] = []
-    for number, file in enumerate(media.file_names(classes)):
+    for number, file in enumerate(render.file_names(classes)):
         paths = [folder / "videos" / f"{file}{kind}.mp4" for kind in ("", "_stimulus")]
         made, given = (_embedded(path) if ready else None for path in paths)
         still = None
@@ -167,12 +188,15 @@ def _cards(
     return cards
 
 
-def charts(lines: Sequence[Mapping[str, Any]], videos: int) -> list[str]:
+def charts(
+    lines: Sequence[Mapping[str, Any]], videos: int, asked_class: bool = True
+) -> list[str]:
     """Curves of confidence and of all terms, from the lines of metrics.jsonl.
 
     Args:
       lines: of `metrics.read`.
       videos: of the run; the curves are means over them.
+      asked_class: whether they were made for a class.
     """
     if not lines:
         return []
@@ -189,9 +213,10 @@ def charts(lines: Sequence[Mapping[str, Any]], videos: int) -> list[str]:
     terms.sort(key=lambda term: -abs(np.nan_to_num(term.last)))
     total = curve("total", [line["total"] for line in lines])
     sure = curve("confidence", [line["confidence"] for line in lines])
+    which = "" if asked_class else "likeliest "
     mean = f", mean of {videos} videos" if videos > 1 else ""
     found = [
-        chart(f"Confidence in the class{mean}", steps, [sure], share=True),
+        chart(f"Confidence in the {which}class{mean}", steps, [sure], share=True),
         chart(f"Loss, terms times weights{mean}", steps, [total, *terms]),
     ]
     return [figure for figure in found if figure]

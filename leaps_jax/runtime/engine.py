@@ -11,6 +11,7 @@ import numpy as np
 
 from leaps_jax import taps, update
 from leaps_jax.config import Config
+from leaps_jax.model import Moments
 from leaps_jax.runtime import parallel
 from leaps_jax.runtime.executable_cache import ExecutableCache, compile_for
 from leaps_jax.terms import Primed
@@ -76,7 +77,9 @@ class Engine:
         self.devices = list(devices or parallel.all_devices())
         self.programs = programs
         verifier = setup.verifier
-        moments = taps.target_moments(verifier) if verifier is not None else {}
+        moments: Moments = {}
+        if verifier is not None and "verifier" in setup.objective.uses:
+            moments = taps.target_moments(verifier)
         self._constants = Frozen(
             setup.model.variables, verifier and verifier.variables, dict(moments)
         )

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from clip_files import SPEC, Image, circle, imageio_ffmpeg, refusal, rms, write
 
+from leaps_jax import render
 from leaps_jax.data import ffmpeg, finding, limits
 from leaps_jax.data.clips import load_labelled, load_stimuli, read_clip, read_tree
-from leaps_jax.runs import render
 
 
 def run_ffmpeg(*words):

@@ -39,13 +39,13 @@ from mutations import (
     same,
 )
 
-from leaps_jax import Model, parametrizations, schemas
+from leaps_jax import Model, parametrizations, render, schemas
 from leaps_jax.cli import train
 from leaps_jax.config import Config
 from leaps_jax.data.clips import read_clip
 from leaps_jax.errors import UserError
 from leaps_jax.runs import folder as runs
-from leaps_jax.runs import gallery, jobs, media, metrics, ownership, results
+from leaps_jax.runs import gallery, jobs, metrics, ownership, results
 from leaps_jax.runs.jobs import folder as job_folder
 from leaps_jax.runs.jobs import table as job_table
 from leaps_jax.zoo import build as zoo
@@ -125,7 +125,7 @@ def run(folder: Path) -> dict[str, Any]:
     (folder / "run").mkdir()
     np.savez(folder / "run" / "videos.npz", videos=videos, stimuli=videos[:0])
     (folder / "run" / "videos").mkdir()
-    for name in media.file_names(["left", "right"]):
+    for name in render.file_names(["left", "right"]):
         (folder / "run" / "videos" / f"{name}.mp4").touch()
     verdict = {"model": "x3d_xs", "correct": 1, "of": 2, "seen": ["left", "left"]}
     return {

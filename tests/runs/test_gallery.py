@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from browser import Visit, chromium
 
-from leaps_jax import files
+from leaps_jax import files, render
 from leaps_jax.cli.main import main
-from leaps_jax.runs import gallery, media, render
+from leaps_jax.runs import gallery
 from leaps_jax.runs.verdicts import Seen
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
@@ -32,7 +32,7 @@ def make_run(folder, model, classes, agree=True, given=True, **changed):
     stimuli = 1 - videos if given else videos[:0]
     (folder / "videos").mkdir(parents=True)
     np.savez(folder / "videos.npz", videos=videos, stimuli=stimuli)
-    for number, name in enumerate(media.file_names(classes)):
+    for number, name in enumerate(render.file_names(classes)):
         render.write_video(folder / "videos" / f"{name}.mp4", videos[number], 8)
         if given:
             path = folder / "videos" / f"{name}_stimulus.mp4"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaps_jax import Config, objectives, synthesis
+from leaps_jax import Config, objectives, render, synthesis
 from leaps_jax.model import Model, ModelSpec
-from leaps_jax.runs import command, media, page, previews
+from leaps_jax.runs import command, page, previews
 from leaps_jax.runs import folder as runs
 from leaps_jax.runs.verdicts import Seen
 from leaps_jax.synthesis import prepare
@@ -145,7 +145,7 @@ def test_bars_are_what_the_judges_said(followed, problem):
     record = json.loads((folder / "run.json").read_text())
     for role in ("self", "other"):
         verdict = record["judges"][role]
-        for number, right in enumerate(media.class_names(problem)):
+        for number, right in enumerate(problem.names):
             top = verdict["top"][number]
             assert len(top) == 5 == len({name for name, _ in top})
             shares = [share for _, share in top]
@@ -218,7 +218,7 @@ def test_videos_beyond_the_size_of_a_page_are_linked(followed, problem, tmp_path
     page.write_page(copy, problem, record, most=one + other)
     tags = Tags((copy / "index.html").read_text())
     assert len(tags.all("article")) == 1 and "1 of 2 videos are shown" in tags.told
-    names = media.file_names(media.class_names(problem))
+    names = render.file_names(problem.names)
     assert {"href": f"videos/{names[1]}.mp4"} in tags.all("a")
 
 

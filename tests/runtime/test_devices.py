@@ -20,7 +20,7 @@ SCRIPT = """
 import sys
 import jax, numpy as np
 from conftest import make_tiny
-from leaps_jax import Config, Model, synthesize
+from leaps_jax import Config, Model, objectives, synthesize
 from leaps_jax.zoo import build as zoo
 
 tiny, verifier = make_tiny(0), make_tiny(1)
@@ -39,6 +39,12 @@ def run(name, model, stimuli, verifier):
         out[f"{name}/{count}/diversity"] = result.metrics["diversity"]
 
 run("even", tiny, rng.random((8, 4, 32, 32, 3), np.float32), verifier)
+looking = objectives.channel(-1, 3) + objectives.neuron(1, 2) + objectives.contrast()
+for count in (1, 2, 8):
+    result = synthesize(
+        tiny, None, [0, 1, 2], verifier, config, looking, jax.devices()[:count]
+    )
+    out[f"microscopes/{count}"] = result.videos
 run("odd", tiny, rng.random((5, 4, 32, 32, 3), np.float32), verifier)
 # matrices as small as upstream initialises them: sharper ones magnify rounding errors
 module, spec = zoo.build(
@@ -68,7 +74,7 @@ def runs(tmp_path_factory) -> dict[str, np.ndarray]:
     return dict(np.load(out))
 
 
-@pytest.mark.parametrize("name", ["even", "odd", "transformer"])
+@pytest.mark.parametrize("name", ["even", "odd", "transformer", "microscopes"])
 @pytest.mark.parametrize("count", [2, 8])
 def test_number_of_devices_changes_nothing(runs, name, count):
     one, many = runs[f"{name}/1"], runs[f"{name}/{count}"]

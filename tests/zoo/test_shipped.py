@@ -10,7 +10,7 @@ import pytest
 from leaps_jax import attacks, evaluation, taps
 from leaps_jax.actions import scenes
 from leaps_jax.actions.motions import CLASSES
-from leaps_jax.data.clips import FPS
+from leaps_jax.model import FPS
 from leaps_jax.zoo import load as loading
 from leaps_jax.zoo import references
 

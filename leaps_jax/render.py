@@ -1,16 +1,19 @@
-"""Videos as files to look at: H.264 and GIF, grids, and names for the files.
+"""Videos to look at: files in H.264 and GIF, grids, pictures that move.
 
-Writes media through mediapy, imported only when a file is written; knows nothing of
-models, runs or classes.
+Writes media through mediapy and Pillow, imported only when they are needed; knows
+nothing of models, runs or classes.
 
 >>> write_video("out.mp4", grid(result.videos), fps=8)  # doctest: +SKIP
 """
 
 import errno
+import html
+import io
 import math
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -92,6 +95,46 @@ def can_write() -> str | None:
     return None
 
 
+def animation(video: np.ndarray, fps: float, most: int) -> bytes:
+    """A picture in WebP that plays a video again and again.
+
+    Args:
+      video: (t, h, w, 3), float in [0, 1] (clipped) or uint8.
+      fps: frames a second.
+      most: pixels of its longer side; a larger video is made smaller.
+
+    >>> animation(np.full((4, 8, 8, 3), 0.5), fps=8, most=100)[8:12]
+    b'WEBP'
+    """
+    from PIL import Image
+
+    frames = [Image.fromarray(frame) for frame in _as_uint8(np.asarray(video))]
+    for frame in frames:
+        frame.thumbnail((most, most))
+    content = io.BytesIO()
+    first, *rest = frames
+    duration = round(1000 / fps)
+    first.save(
+        content, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0
+    )
+    return content.getvalue()
+
+
+def show_videos(
+    videos: Sequence[np.ndarray], titles: Sequence[str], fps: float, columns: int
+) -> None:
+    """Plays videos in a notebook.
+
+    Args:
+      videos: each (t, h, w, 3), float in [0, 1] or uint8.
+      titles: one for each.
+      fps: frames a second.
+      columns: videos a row.
+    """
+    escaped = [html.escape(title) for title in titles]  # mediapy does not
+    _mediapy().show_videos(videos, escaped, fps=fps, columns=columns)
+
+
 def grid(videos: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
     """Lays videos out in rows, white between them.
 
@@ -141,6 +184,15 @@ def side_by_side(stimuli: np.ndarray, videos: np.ndarray) -> np.ndarray:
         raise UserError(f"stimuli={stimuli.shape}: {remedy}")
     pairs = np.stack([stimuli, videos], axis=1)  # (n, 2, t, h, w, 3)
     return grid(pairs.reshape(-1, *videos.shape[1:]), columns=2)
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """The name of each video's file, without what kind it is.
+
+    >>> file_names(["jumping jack", "run"])
+    ['000_jumping_jack', '001_run']
+    """
+    return [f"{i:03d}_{safe_name(name)}" for i, name in enumerate(names)]
 
 
 def safe_name(name: str) -> str:

@@ -5,8 +5,8 @@ import subprocess
 import numpy as np
 import pytest
 
+from leaps_jax import render
 from leaps_jax.errors import UserError
-from leaps_jax.runs import render
 
 mediapy = pytest.importorskip("mediapy")
 imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
