@@ -101,7 +101,7 @@ def execute(
         record = multihost.on_first(opened)
         if record["status"] == "finished":
             return multihost.on_first(lambda: _judged(folder, problem, record, judges))
-        logged: Logged = contextlib.nullcontext
+        logged: Logged = _unlogged
         if tensorboard and multihost.first():
             logged = functools.partial(
                 events.Events, tensorboard, identity, overwrite=overwrite
@@ -111,7 +111,11 @@ def execute(
 
 
 #: Opens the events of a run that goes on from a step.
-Logged = Callable[[int], contextlib.AbstractContextManager[Any]]
+Logged = Callable[[int], contextlib.AbstractContextManager[events.Events | None]]
+
+
+def _unlogged(step: int) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
 
 
 def _run(
