@@ -1,12 +1,14 @@
-"""MkDocs hooks: pages from outside `docs/`, links as on GitHub, equations as MathML."""
+"""MkDocs hooks: pages from outside `docs/`, links as on GitHub, drawn equations."""
 
 import functools
 import html
 import os
 import posixpath
 import re
+from xml.etree import ElementTree
 
-import latex2mathml.converter
+import ziafont
+import ziamath
 from mkdocs.structure.files import File
 
 #: Files outside `docs/` that are pages of the site, or pictures on them.
@@ -28,6 +30,8 @@ _LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s#]+)")
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.S)
 _DISPLAY = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.S)
 
+_SIZE = 16  # of the letters of an equation, in its own units
+
 
 def on_files(files, config):
     """Adds the pages of `OUTSIDE`."""
@@ -40,7 +44,9 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     """Leads links between files of the repository to pages, or to the repository."""
-    here = posixpath.dirname(_INSIDE.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
+    here = posixpath.dirname(
+        _INSIDE.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+    )
 
     def led(found: re.Match) -> str:
         path = posixpath.normpath(posixpath.join(here, found[2]))
@@ -53,11 +59,23 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def on_page_content(content, page, config, files):
-    """Sets equations in MathML, which browsers show without a script."""
-    content = _DISPLAY.sub(lambda found: _mathml(found[1], "block"), content)
-    return _INLINE.sub(lambda found: _mathml(found[1], "inline"), content)
+    """Draws equations, so that no page needs a script or a font for them."""
+    content = _DISPLAY.sub(lambda found: f"<p>{_drawn(found[1], False)}</p>", content)
+    return _INLINE.sub(lambda found: _drawn(found[1], True), content)
 
 
 @functools.cache
-def _mathml(tex: str, display: str) -> str:
-    return latex2mathml.converter.convert(html.unescape(tex).strip(), display=display)
+def _drawn(tex: str, inline: bool) -> str:
+    """LaTeX as SVG in the colour and size of the text."""
+    ziafont.config.svg2 = False  # else glyphs have ids, of which a page has many twice
+    equation = ziamath.Latex(
+        html.unescape(tex).strip(), size=_SIZE, color="currentColor", inline=inline
+    )
+    svg = equation.svgxml()
+    for side in ("width", "height"):
+        svg.set(side, f"{float(svg.get(side)) / _SIZE:.3f}em")
+    svg.set("class", "equation" if inline else "equation display")
+    svg.set("style", f"vertical-align: {equation.getyofst() / _SIZE:.3f}em")
+    svg.set("role", "img")
+    svg.set("aria-label", html.unescape(tex).strip())
+    return ElementTree.tostring(svg, encoding="unicode")
