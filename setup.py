@@ -11,6 +11,14 @@ VERSION = re.search(
 ).group(1)
 
 SHIPPED = "leaps_jax.shipped"  # weights, no modules
+REPOSITORY = "https://github.com/OWNER/leaps_jax"
+
+
+def absolute(readme: str) -> str:
+    """README with links that lead somewhere from the package index, too."""
+    readme = re.sub(r"(!\[[^]]*\]\()(?!https?:)", rf"\1{REPOSITORY}/raw/main/", readme)
+    return re.sub(r"(\]\()(?!https?:|#)", rf"\1{REPOSITORY}/blob/main/", readme)
+
 
 EXTRAS = {
     # Reading TFDS data sets with video needs TensorFlow; the rest does not.
@@ -42,6 +50,14 @@ EXTRAS = {
         "nbformat>=5.10",
         "ipykernel>=6.29",
     ],
+    # The site: `mkdocs build --strict`. MkDocs 2 has neither plugins nor hooks.
+    "docs": [
+        "mkdocs>=1.6,<2",
+        "mkdocs-material>=9.6",
+        "mkdocstrings-python>=2",
+        "ruff>=0.9",  # sets the signatures
+        "ziamath>=0.13",
+    ],
     # Tests of pages drive the Chromium of the system, where there is one.
     "browser": ["playwright>=1.48"],
     "cuda": ["jax[cuda13]>=0.10.2"],
@@ -52,7 +68,8 @@ setup(
     name="leaps_jax",
     version=VERSION,
     description="Feature visualisation for video models: LEAPS in JAX and Flax",
-    long_description=(HERE / "README.md").read_text(),
+    url=REPOSITORY,
+    long_description=absolute((HERE / "README.md").read_text()),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     author="The leaps_jax authors",

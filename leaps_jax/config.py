@@ -64,8 +64,8 @@ class Config:
       final_learning_rate: at the end of the cosine.
       warmup: steps of linear warm-up; at most a tenth of `steps` is used.
       beta1, beta2, epsilon: Adam's; gradients are those of a sum over pixels.
-      priming, priming_per_step, regularization, coherence, diversity, l2, spatial_tv,
-        temporal_tv: weights of the terms.
+      priming, priming_per_step, regularization, coherence: weights of the terms.
+      diversity, l2, spatial_tv, temporal_tv: likewise.
       priming_cells: priming per step compares the means over each cell of a grid of so
         many by so many; 1 for the means over whole frames.
       margin: δ of the coherence term, in units of the tapped feature.

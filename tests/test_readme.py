@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 #: In the order in which a reader comes to them.
 PAGES = ("synthesis", "objectives", "robust-models", "evaluation", "large-runs")
-PAGES += ("models", "weights", "speed")
+PAGES += ("models", "weights", "speed", "method", "differences", "faq", "api")
 DOCS = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in PAGES}
 TEXT = "\n".join([README, *DOCS.values()])
 
@@ -91,6 +91,7 @@ def test_the_library_does_not_need_torch():
 SKIPPED = {
     r"^(python3? -m venv|\. |pip install)": "the environment: .ci/run does these",
     r"^python -m pytest": "these tests",
+    r"^curl ": "asks other hosts",
     r"^python (tests|benchmarks)/": "times and compares; needs a GPU or torch, minutes",
     r"--coordinator": "two at a time, which wait for each other: test_multihost.py",
     r"hf:|https://": "asks the network: test_hub.py and test_download.py ask a server",
