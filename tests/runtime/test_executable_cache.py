@@ -21,6 +21,7 @@ from leaps_jax.runtime import engine, executable_cache
 from leaps_jax.runtime.executable_cache import ExecutableCache, described
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import load as loading
+from leaps_jax.zoo import references
 
 CLASSES = ("bend", "jack", "run")
 CONFIG = Config(steps=4, steps_per_call=2)
@@ -91,7 +92,7 @@ def test_the_second_start_traces_nothing_and_gives_the_same_bits(start, tmp_path
 
 def test_a_table_of_jobs_starts_again_without_a_trace(start, tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "load_model", lambda name, **_: network(0))
-    monkeypatch.setattr(loading, "fingerprint", lambda name: name)
+    monkeypatch.setattr(references, "fingerprint", lambda name: name)
     np.savez(tmp_path / "clip.npz", video=np.uint8(255 * STIMULI[0]))
     table = tmp_path / "jobs.csv"
     table.write_text(f"model,stimulus,label\nnetwork,{tmp_path / 'clip.npz'},run\n")
