@@ -1,5 +1,7 @@
 """Models small enough for every test, and full float32 products."""
 
+import contextlib
+import ctypes
 import os
 import signal
 from pathlib import Path
@@ -48,16 +50,23 @@ def forget_compiled():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_mappings():
-    """Forgets compiled functions before they use up the memory mappings of a process.
+def room_for_more():
+    """Forgets compiled functions before they fill what a process may have.
 
-    Each function compiled for a CPU takes some three. Linux allows a process 65,530,
-    and XLA crashes when there are no more.
+    Each takes some three memory mappings on a CPU, of which Linux allows a process
+    65,530; XLA crashes when there are no more. Those of a whole run take gigabytes.
     """
     yield
-    mappings = Path("/proc/self/maps")
-    if mappings.exists() and mappings.read_bytes().count(b"\n") > 20_000:
-        jax.clear_caches()
+    process = Path("/proc/self")
+    if process.exists():
+        mappings = (process / "maps").read_bytes().count(b"\n")
+        resident = int((process / "statm").read_text().split()[1]) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
+        if mappings > 20_000 or resident > 3 * 2**30:
+            jax.clear_caches()
+            with contextlib.suppress(AttributeError):  # glibc keeps what is freed
+                ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture
