@@ -21,8 +21,8 @@ from leaps_jax.data import datasets
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 #: In the order in which a reader comes to them.
-PAGES = ("synthesis", "objectives", "robust-models", "evaluation", "large-runs")
-PAGES += ("models", "weights", "speed", "method", "differences", "faq", "api")
+PAGES = ("synthesis", "robust-models", "evaluation", "large-runs", "models", "weights")
+PAGES += ("speed", "objectives", "method", "differences", "faq", "api")
 DOCS = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in PAGES}
 TEXT = "\n".join([README, *DOCS.values()])
 

@@ -77,7 +77,7 @@ def test_a_checkpoint_of_a_repository_is_that_of_a_folder(hub, small, tmp_path, 
     hub.repos["me/torn"] = Repo(damaged | {"model.json": json.dumps(facts).encode()})
     with pytest.raises(UserError, match=f"1 tensors are damaged: {first}"):
         loading.load_model("timesformer_small@hf:me/torn")
-    with pytest.raises(UserError, match="holds weights of timesformer_small"):
+    with pytest.raises(UserError, match="not of x3d_xs; write timesformer_small@"):
         loading.load_model("x3d_xs@hf:me/x")
 
 
