@@ -40,8 +40,10 @@ def attribution(
 
     `integrated_gradients` is (x − x₀) times the mean of the gradient on the straight
     way from the baseline x₀ to the video x: its sum is the difference of the logits of
-    the two, up to the number of steps. `gradient_x_input` is (x − x₀) times the
-    gradient at x: one step, and no such sum.
+    the two, up to the number of steps. It is far off where the logit jumps on the way:
+    networks that normalise early, such as the shipped transformers, see little more
+    than the direction of x − x₀ from the default baseline. `gradient_x_input` is
+    (x − x₀) times the gradient at x: one step, and no such sum.
 
     Args:
       model: the network.
