@@ -40,10 +40,8 @@ def attribution(
 
     `integrated_gradients` is (x − x₀) times the mean of the gradient on the straight
     way from the baseline x₀ to the video x: its sum is the difference of the logits of
-    the two, up to the number of steps. It is far off where the logit jumps on the way:
-    networks that normalise early, such as the shipped transformers, see little more
-    than the direction of x − x₀ from the default baseline. `gradient_x_input` is
-    (x − x₀) times the gradient at x: one step, and no such sum.
+    the two, up to the number of steps. `gradient_x_input` is (x − x₀) times the
+    gradient at x: one step, and no such sum.
 
     Args:
       model: the network.
@@ -54,7 +52,9 @@ def attribution(
       steps: points on the way, of the middle rule.
       batch: points on the device at a time; fewer take less memory.
       baseline: pixels that say nothing, of a shape that broadcasts to (t, h, w, 3);
-        the mean colour of the model's normalisation by default.
+        black by default. Not those that become 0 inside the model, its `spec.mean`:
+        where a norm follows the first convolution, the logit jumps there, between two
+        steps, and the sum lacks that.
       absolute: add up the absolute values of the three colours; otherwise values are
         signed, and positive where a pixel speaks for the class.
 
@@ -81,7 +81,7 @@ def attribution(
         raise UserError(f"label: {what}; give one, or one for each")
     numbers = [spec.label_index(each) for each in labels]
     numbers *= len(several) // len(numbers)
-    origin = np.asarray(spec.mean if baseline is None else baseline, np.float32)
+    origin = np.asarray(0.0 if baseline is None else baseline, np.float32)
     try:
         origin = np.broadcast_to(origin, shape)
     except ValueError:

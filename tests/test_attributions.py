@@ -1,5 +1,7 @@
 """Attribution: it adds up, and falls where the model looks."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from leaps_jax import Model, UserError, taps
 from leaps_jax.attributions import METHODS, attribution, overlay
+from leaps_jax.models.layers import ConvStem
 
 
 class Corner(nn.Module):
@@ -18,20 +21,38 @@ class Corner(nn.Module):
         return nn.Dense(5)(nn.gelu(nn.Dense(8)(seen)))
 
 
+class NormFirst(nn.Module):
+    """Normalises after its first convolution, as transformers with a stem do."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(5)(ConvStem((4, 8))(x).mean((1, 2, 3)))
+
+
+@pytest.fixture(scope="module")
+def norm_first(tiny):
+    variables = NormFirst().init(jax.random.key(0), np.zeros((1, 4, 32, 32, 3)))
+    how = {"mean": (0.45,) * 3, "std": (0.225,) * 3}
+    return Model(NormFirst(), variables, dataclasses.replace(tiny.spec, **how))
+
+
 @pytest.fixture(scope="module")
 def corner(tiny):
     variables = Corner().init(jax.random.key(0), np.zeros((1, 4, 32, 32, 3)))
     return Model(Corner(), variables, tiny.spec)
 
 
-def test_integrated_gradients_add_up_to_the_difference_of_the_logits(tiny, stimuli):
-    videos, labels = stimuli[:2], ["run", 0]
-    heat = attribution(tiny, videos, labels, steps=100, batch=16)
+@pytest.mark.parametrize("network", ["tiny", "norm_first"])
+def test_integrated_gradients_add_up_to_the_difference_of_the_logits(
+    request, stimuli, network
+):
+    model, videos, labels = request.getfixturevalue(network), stimuli[:2], ["run", 0]
+    heat = attribution(model, videos, labels, steps=100, batch=16)
     assert heat.shape == (2, 4, 32, 32) and heat.dtype == np.float32
-    grey = np.broadcast_to(np.float32(tiny.spec.mean), videos.shape)
-    before, after = (np.asarray(taps.predict(tiny, v)) for v in (grey, videos))
+    black = np.zeros_like(videos)
+    before, after = (np.asarray(taps.predict(model, v)) for v in (black, videos))
     expected = (after - before)[[0, 1], [3, 0]]
-    assert np.abs(expected).min() > 0.1
+    assert np.abs(expected).min() > 0.05
     np.testing.assert_allclose(heat.sum((1, 2, 3)), expected, rtol=1e-2)
 
 
