@@ -10,7 +10,7 @@ _DIRECTIVE = re.compile(r"[ ]*# doctest: .*")
 
 
 class Doctests(griffe.Extension):
-    """Fences examples, which would be quotations in Markdown."""
+    """Puts examples into code blocks; Markdown would show them as quotations."""
 
     def on_instance(self, *, obj: griffe.Object, **_) -> None:
         """Changes the docstring of one object."""

@@ -17,7 +17,7 @@ _CHECKSUM = b"\xbf\x84"  # an element of four bytes, the first of those it cover
 
 
 def fault(path: Path) -> str | None:
-    """What is wrong with a file, None where nothing is seen.
+    """Looks for damage, and says what it is; None where there is none to see.
 
     >>> fault(Path("clip.mkv"))                                  # doctest: +SKIP
     'a part does not fit its checksum'
@@ -102,7 +102,7 @@ def _element(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _number(file: BinaryIO, most: int) -> tuple[int, int] | None:
-    """A number of as many bytes as its first bits say, with that bit, and how many."""
+    """An EBML integer of variable length, with its marker bit, and its bytes."""
     first = file.read(1)
     length = 9 - first[0].bit_length() if first else 9
     rest = file.read(length - 1)

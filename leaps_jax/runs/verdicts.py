@@ -56,9 +56,8 @@ class Seen:
         found = []
         for role, verdict in judges.items():
             seen = (verdict["seen"][number], verdict["confidence"][number])
-            top = (
-                verdict["top"][number] if verdict.get("top") else [seen]
-            )  # of old runs
+            tops = verdict.get("top")  # earlier versions wrote none
+            top = tops[number] if tops else [seen]
             bars = [Bar(name, share, name == right) for name, share in top]
             asked = verdict["asked"][number] if verdict.get("asked") else None
             if asked is not None and not any(bar.right for bar in bars):
