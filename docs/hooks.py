@@ -43,7 +43,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Rewrites links between files: to a page of the site, or else to the repository."""
+    """Rewrites links between files: to a page of the site, or to the repository."""
     here = posixpath.dirname(
         _INSIDE.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     )

@@ -98,7 +98,7 @@ def attribution(
 
 
 def _points(method: str, steps: int, batch: int) -> np.ndarray:
-    """Points between the baseline (0) and the video (1), and weights, (2, chunks, batch).
+    """Points from the baseline (0) to the video (1), and weights, (2, chunks, batch).
 
     >>> _points("integrated_gradients", 3, 2)[1].astype(bool).tolist()
     [[True, True], [True, False]]
