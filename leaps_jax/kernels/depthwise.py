@@ -167,8 +167,10 @@ def _correlate(
         ):
             offset = (j * w + k) * c + channel
             for i, real, frame_reads in in_time:
+                # a choice between two numbers known now would be lowered as one of bits
+                frame = i if real is True else jnp.where(real, i, 0)
                 values = triton.load(
-                    x_ref.at[video, jnp.where(real, i, 0), offset],
+                    x_ref.at[video, frame, offset],
                     mask=inside & a & o & real,
                     other=0.0,
                 ).astype(jnp.float32)
