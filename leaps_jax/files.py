@@ -127,11 +127,11 @@ def no_link(path: str | os.PathLike[str], flags: int) -> int:
 
 def first_link(folder: Path) -> str | None:
     """The path of a link in a folder or in one of its folders, None without one."""
-    for entry in os.scandir(folder):
-        seen = entry.is_dir(follow_symlinks=False) and entry.name[0] != "."
-        for one in (entry, *(os.scandir(entry) if seen else ())):
+    for path in sorted(folder.iterdir()):
+        seen = path.is_dir() and not path.is_symlink() and path.name[0] != "."
+        for one in (path, *(path.iterdir() if seen else ())):
             if one.is_symlink():
-                return os.path.relpath(one.path, folder)
+                return os.path.relpath(one, folder)
     return None
 
 

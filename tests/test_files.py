@@ -3,6 +3,7 @@
 import os
 import secrets
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_files_are_written_together_or_not_at_all(tmp_path):
         "grün",
         "grün".encode(),
         lambda file: file.write("grün".encode()),
-        lambda file: open(file.name, "wb").write("grün".encode()),
+        lambda file: Path(file.name).write_bytes("grün".encode()),
     ],
     ids=["text", "bytes", "file", "path"],
 )

@@ -9,7 +9,6 @@ void, as TensorBoard knows it, and is written again.
 import hashlib
 import io
 import json
-import os
 import re
 import secrets
 import time
@@ -161,7 +160,7 @@ def gif(video: np.ndarray, fps: float) -> bytes:
 
 def _events(folder: Path) -> list[Path]:
     """The event files of a folder, of whatever program."""
-    return [Path(e.path) for e in os.scandir(folder) if "tfevents" in e.name]
+    return [path for path in folder.iterdir() if "tfevents" in path.name]
 
 
 def _suffix(identity: Mapping[str, Any]) -> str:

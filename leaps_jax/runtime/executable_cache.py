@@ -88,9 +88,9 @@ def _check(path: Path) -> None:
         raise OSError(None, "is no absolute path", str(path))
     files.make_private(path)
     if path.stat().st_mode & 0o011:  # others get at what is in it
-        for entry in os.scandir(path):
+        for entry in path.iterdir():
             with contextlib.suppress(FileNotFoundError):  # removed by another process
-                files.check_own(entry.stat(follow_symlinks=False), entry.path)
+                files.check_own(entry.lstat(), str(entry))
 
 
 def _of_user(variable: str, default: str) -> Path:

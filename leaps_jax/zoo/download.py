@@ -148,6 +148,7 @@ class _SameScheme(urllib.request.HTTPRedirectHandler):
         if old.scheme != new.scheme or (
             new.scheme == "http" and not is_loopback(new.hostname or "")
         ):
+            fp.close()
             raise UserError(
                 f"the server sends to {printable(newurl, 100)}, which is not"
                 f" {old.scheme} as the address is; download the file yourself"

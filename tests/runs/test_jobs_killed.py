@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -30,16 +31,14 @@ def test_killed_and_started_again(tmp_path, clips):
         while process.poll() is None and len(files(out)) < wanted:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         done, now = files(out), videos(out)
         assert wanted <= len(done) < 40
         finished = json.loads((out / "shard-1-of-1.json").read_text())["batches"]
         # two at most were between the devices and the disk
         assert now - before >= batch * (finished - 2)
         before = now
-    process = start(table, out, batch, 40)
-    record = json.loads(process.stdout.read().splitlines()[-1])
-    assert process.wait() == 0
+    record = record_of(start(table, out, batch, 40))
     assert record["done_before"] == len(done) and not record["failed"]
     assert record["finished"] == 40 - len(done)
     assert done.items() <= files(out).items(), "rows that were there are the same files"
@@ -49,6 +48,13 @@ def test_killed_and_started_again(tmp_path, clips):
     whole = jobs_of(table, tmp_path / "whole")
     for number, row in results(out).items():
         assert difference(row["videos"], whole[number]["videos"]) <= 1
+
+
+def record_of(process: subprocess.Popen) -> dict:
+    """What a process prints last, once it has ended well."""
+    lines = process.communicate()[0].splitlines()
+    assert process.returncode == 0
+    return json.loads(lines[-1])
 
 
 def videos(out: Path) -> int:
@@ -61,7 +67,7 @@ def videos(out: Path) -> int:
 
 
 def jobs_of(table: Path, out: Path) -> dict[int, dict[str, np.ndarray]]:
-    assert start(table, out, 8, 40).wait() == 0
+    record_of(start(table, out, 8, 40))
     return results(out)
 
 
@@ -72,8 +78,8 @@ def test_ctrl_c_ends_in_order(tmp_path, clips):
     while process.poll() is None and not list(out.glob("parts/*/0*.npz")):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    record = json.loads(process.stdout.read().splitlines()[-1])
-    assert process.wait() == 0 and record["status"] == "stopped"
+    record = record_of(process)
+    assert record["status"] == "stopped"
     copies = 4 * len(list(out.glob("parts/*/0*.npz")))
     assert copies in (4 * record["batches"], 4 * record["batches"] - 4)
 
@@ -85,7 +91,7 @@ def test_four_devices_make_the_same_videos(tmp_path, models, table):
     for batch in (3, 6):
         flags = "--xla_force_host_platform_device_count=4"
         out = tmp_path / str(batch)
-        assert start(table, out, batch, 6, XLA_FLAGS=flags).wait() == 0
+        record_of(start(table, out, batch, 6, XLA_FLAGS=flags))
         for number, row in results(out).items():
             assert difference(row["videos"], one[number]["videos"]) <= 1
 
@@ -114,8 +120,7 @@ def test_two_processes_share_the_rows(tmp_path, models, table):
         )
         for number in range(2)
     ]
-    records = [json.loads(p.stdout.read().splitlines()[-1]) for p in processes]
-    assert [process.wait() for process in processes] == [0, 0]
+    records = [record_of(process) for process in processes]
     assert [record["finished"] for record in records] == [4, 3]
     jobs.execute(table, tmp_path / "one", SETTINGS, 3)
     one, both = results(tmp_path / "one"), results(tmp_path / "out")
@@ -132,8 +137,8 @@ def test_memory_of_the_host_stays_flat(tmp_path, clips):
     )
     table = write(tmp_path / "jobs.csv", rows)
     process = start(table, tmp_path / "out", 16, 1, every=12)
-    lines = process.stdout.read().splitlines()
-    assert process.wait() == 0
+    lines = process.communicate()[0].splitlines()
+    assert process.returncode == 0
     resident = [float(line.split()[1]) for line in lines[:-1]]
     assert len(resident) >= 8
     assert max(resident[2:]) - min(resident[2:]) < 32, resident
