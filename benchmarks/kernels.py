@@ -2,7 +2,8 @@
 
     python benchmarks/kernels.py timesformer:8 --top 30
 
-The step is that of `leaps-jax bench` with X3D-XS at 182 px as verifier. Times are the
+The step is that of `leaps-jax bench` with X3D-XS at 182 px as verifier, as published
+unless `--parametrization fourier` asks for the default one. Times are the
 profiler's, of one call: they add up to less than the step takes by what lies between
 kernels, and to more by those that ran at once. A line has milliseconds of a step, how
 often the kernel ran in it, and what it made for what.
@@ -38,7 +39,9 @@ KINDS = {
 }
 
 
-def kernels(name: str, batch: int) -> list[tuple[float, float, str, str]]:
+def kernels(
+    name: str, batch: int, parametrization: str
+) -> list[tuple[float, float, str, str]]:
     """(ms of a step, times in a step, name, what for) of each, the longest first."""
     sizes = {"size": 182} if name.startswith("x3d") else {}
     model, verifier = (
@@ -46,7 +49,7 @@ def kernels(name: str, batch: int) -> list[tuple[float, float, str, str]]:
         for n, of in ((name, sizes), ("x3d_xs", {"size": 182}))
     )
     engine, state, data = bench.place(
-        model, verifier, batch, STEPS, parametrization="pixels"
+        model, verifier, batch, STEPS, parametrization=parametrization
     )
     compiled = bench.compile_for(engine.make_steps(STEPS), state, data, engine.frozen)
 
@@ -94,12 +97,13 @@ def main() -> None:
     """Reads the arguments and prints a table for each model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", metavar="MODEL:BATCH")
+    parser.add_argument("--parametrization", default="pixels")
     parser.add_argument("--top", type=int, default=20, metavar="N")
     options = parser.parse_args()
     turn_off_triton_gemm()
     for text in options.models:
         name, batch = text.split(":")
-        found = kernels(name, int(batch))
+        found = kernels(name, int(batch), options.parametrization)
         if not found:
             raise SystemExit("the profiler saw no kernels of a GPU")
         total, count = (sum(column) for column in list(zip(*found, strict=True))[:2])
