@@ -10,6 +10,8 @@ cuDNN's convolutions and attention each has.
 """
 
 import argparse
+import contextlib
+import importlib.util
 import os
 import re
 from unittest import mock
@@ -32,6 +34,8 @@ from leaps_jax.zoo import load as loading
 # bytes of shared memory: of a multiprocessor, and the most of one block
 SHARED = {"7": (65536, 65536), "8.0": (167936, 166912), "8": (102400, 101376)}
 SHARED["9"] = (233472, 232448)
+# by the first digit of the capability
+KIND = {"7": "Tesla T4", "8": "NVIDIA A100-SXM4-40GB", "9": "NVIDIA H100"}
 _OF_JAX = "jax._src.cudnn.fused_attention_stablehlo"
 CALLS = {
     "Triton": "xla.gpu.triton",
@@ -90,6 +94,14 @@ def compile_steps(text: str, devices: list[jax.Device], dtype: str) -> list[str]
     return compiled
 
 
+def _kernels_are_for(kind: str) -> contextlib.AbstractContextManager:
+    """JAX since 0.11 asks the machine at hand what it makes Triton kernels for."""
+    module = "jax._src.pallas.triton.gpu_info"
+    if importlib.util.find_spec(module) is None:
+        return contextlib.nullcontext()
+    return mock.patch(f"{module}.get_device_kind", lambda: kind)
+
+
 def main() -> None:
     """Reads the arguments and prints a line for each model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -100,7 +112,9 @@ def main() -> None:
     turn_off_triton_gemm()
     devices = absent(options.capability)
     capability = float(options.capability)
+    kind = KIND[options.capability.split(".")[0]]
     with (
+        _kernels_are_for(kind),
         mock.patch.object(jax, "default_backend", lambda: "gpu"),
         mock.patch.object(executable_cache, "_start_cudnn"),
         mock.patch.object(dispatch, "generation", lambda: capability),

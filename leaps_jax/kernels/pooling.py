@@ -1,9 +1,9 @@
 """Max pooling of videos, in the form that each machine runs fast.
 
-`plain` is its definition, and what CPUs and TPUs run. On a GPU pooling in space is a
-kernel that notes where each maximum was, and its gradient another that reads there
-which gradients meet: XLA looks for the maxima again and scatters.
-tests/kernels/test_pooling.py holds them, interpreted, against it.
+`plain` is its definition, and what CPUs and TPUs run. XLA looks for the maxima again
+for the gradient and scatters, which a GPU is slow at. There pooling in space notes
+where each maximum was, and its gradient reads there which gradients meet.
+tests/kernels/test_pooling.py holds one against the other.
 """
 
 import functools
@@ -14,10 +14,8 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 
 from leaps_jax.kernels import dispatch
-from leaps_jax.kernels.dispatch import triton
 
 Size3 = tuple[int, int, int]
 
@@ -39,8 +37,8 @@ def max_pool(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.
 
     in_space = (window[0], stride[0], padding[0]) == (1, 1, 0)
     few = math.prod(window) <= jnp.iinfo(_POSITION).max
-    gpu = sized(fused) if in_space and few else None
-    return dispatch.by_platform(sized(plain), gpu=gpu)(x)
+    gpu = sized(by_positions) if in_space and few else None
+    return dispatch.by_platform(sized(plain), gpu=gpu, old_gpu=gpu)(x)
 
 
 def plain(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.Array:
@@ -49,87 +47,46 @@ def plain(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.Arr
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def fused(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.Array:
-    """One kernel, for GPUs; every frame by itself."""
-    y, *_ = _maxima(x, window, stride, padding, positions=False)
-    return y
+def by_positions(
+    x: jax.Array, window: Size3, stride: Size3, padding: Size3
+) -> jax.Array:
+    """For GPUs; every frame by itself."""
+    return _maxima(x, window, stride, padding)[0]
 
 
-def _fused_forward(x, window, stride, padding):
-    y, positions = _maxima(x, window, stride, padding, positions=True)
+def _by_positions_forward(x, window, stride, padding):
+    y, positions = _maxima(x, window, stride, padding)
     return y, (x, positions)
 
 
-def _fused_backward(window, stride, padding, saved, gradient):
+def _by_positions_backward(window, stride, padding, saved, gradient):
     x, positions = saved  # x for its shape alone
     dx = _spread(gradient, positions, x.shape[2:4], window, stride, padding)
     return (dx,)
 
 
-fused.defvjp(_fused_forward, _fused_backward)
+by_positions.defvjp(_by_positions_forward, _by_positions_backward)
 
 _POSITION = jnp.int8  # of a maximum in its window, row by row
-_THREADS = 128
-
-
-def _elements(c: int) -> int:
-    """Of one program: as many neighbours a thread as surely are of one place.
-
-    What they load and whether they do is one instruction.
-    """
-    return _THREADS * math.gcd(c, 8)
-
-
-def _cells(c: int, columns: int) -> tuple[jax.Array, ...]:
-    """Row, column and channel of this program's elements of flat (rows, columns, c)."""
-    elements = _elements(c)
-    element = pl.program_id(0) * elements + jnp.arange(elements)
-    place, channel = jax.lax.div(element, c), jax.lax.rem(element, c)
-    return jax.lax.div(place, columns), jax.lax.rem(place, columns), channel
 
 
 def _maxima(
-    x: jax.Array, window: Size3, stride: Size3, padding: Size3, positions: bool
-) -> list[jax.Array]:
-    """Maxima (b, t, h', w', c), and the positions of the first ones where asked."""
-    b, t, h, w, c = x.shape
+    x: jax.Array, window: Size3, stride: Size3, padding: Size3
+) -> tuple[jax.Array, jax.Array]:
+    """Maxima (b, t, h', w', c), and the positions of the first ones."""
     (_, kh, kw), (_, sh, sw), (_, ph, pw) = window, stride, padding
-    types = [x.dtype, _POSITION] if positions else [x.dtype]
-    height, width = (h + 2 * ph - kh) // sh + 1, (w + 2 * pw - kw) // sw + 1
-
-    def pool(x_ref, *refs):
-        frame = pl.program_id(1)
-        row, column, channel = _cells(c, width)
-        inside = row < height
-        best = jnp.full(_elements(c), -jnp.inf, jnp.float32)
-        position = jnp.zeros(_elements(c), jnp.int32)
-        numbers = jnp.ones(_elements(c), bool)
-        for tap, (i, j) in enumerate(itertools.product(range(kh), range(kw))):
-            at, o = row * sh + i - ph, column * sw + j - pw
-            values = triton.load(
-                x_ref.at[frame, (at * w + o) * c + channel],
-                mask=inside & (at >= 0) & (at < h) & (o >= 0) & (o < w),
-                other=-jnp.inf,
-            ).astype(jnp.float32)
-            position = jnp.where(values > best, tap, position)
-            best = jnp.maximum(best, values)
-            numbers &= values == values
-        # Triton's maximum passes over what is no number
-        best = jnp.where(numbers, best, jnp.nan)
-        element = (row * width + column) * c + channel
-        for ref, tile in zip(refs, (best, position), strict=False):
-            triton.store(ref.at[frame, element], tile.astype(ref.dtype), mask=inside)
-
-    maxima = pl.pallas_call(
-        pool,
-        grid=(pl.cdiv(height * width * c, _elements(c)), b * t),
-        out_shape=[
-            jax.ShapeDtypeStruct((b * t, height * width * c), dtype) for dtype in types
-        ],
-        compiler_params=triton.CompilerParams(num_warps=_THREADS // 32),
-        name="max_pool",
-    )(x.reshape(b * t, -1))
-    return [y.reshape(b, t, height, width, c) for y in maxima]
+    padded = jnp.pad(
+        x,
+        ((0, 0), (0, 0), (ph, ph), (pw, pw), (0, 0)),
+        constant_values=-jnp.inf,
+    )
+    height, width = padded.shape[2] - kh + 1, padded.shape[3] - kw + 1
+    best, position = padded[:, :, :height:sh, :width:sw], jnp.int8(0)
+    for tap, (i, j) in enumerate(itertools.product(range(kh), range(kw))):
+        values = padded[:, :, i : i + height : sh, j : j + width : sw]
+        position = jnp.where(values > best, _POSITION(tap), position)
+        best = jnp.maximum(best, values)
+    return best, position
 
 
 def _spread(
@@ -140,52 +97,27 @@ def _spread(
     stride: Size3,
     padding: Size3,
 ) -> jax.Array:
-    """Sums of the gradients of those windows whose maximum an element is.
+    """Sums of the gradients of those windows whose maximum an element is."""
+    (_, kh, kw), (_, sh, sw), (_, ph, pw) = window, stride, padding
 
-    A thread makes a cell as large as the stride, of elements that each meet a known
-    part of the window.
-    """
-    b, t, height, width, c = gradient.shape
-    (h, w), (_, kh, kw), (_, sh, sw), (_, ph, pw) = size, window, stride, padding
-    rows, columns = pl.cdiv(h, sh), pl.cdiv(w, sw)
+    def from_windows(of_windows: jax.Array, tap: tuple[int, int]) -> jax.Array:
+        """What the windows have of which each element is this tap; else zero."""
+        margins = []
+        for n, m, start, step in zip(
+            size,
+            of_windows.shape[2:4],
+            (tap[0] - ph, tap[1] - pw),
+            (sh, sw),
+            strict=True,
+        ):
+            end = start + (m - 1) * step + 1
+            margins.append((start, n - end, step - 1))
+        zero = jnp.zeros((), of_windows.dtype)
+        nothing = (0, 0, 0)
+        return jax.lax.pad(of_windows, zero, (nothing, nothing, *margins, nothing))
 
-    def spread(gradient_ref, position_ref, x_ref):
-        frame = pl.program_id(1)
-        row, column, channel = _cells(c, columns)
-        inside = row < rows
-
-        @functools.cache
-        def window_at(i: int, j: int) -> list[jax.Array]:
-            at, o = row + i, column + j
-            real = inside & (at >= 0) & (at < height) & (o >= 0) & (o < width)
-            element = (at * width + o) * c + channel
-            return [
-                triton.load(ref.at[frame, element], mask=real, other=0).astype(dtype)
-                for ref, dtype in (
-                    (gradient_ref, jnp.float32),
-                    (position_ref, jnp.int32),
-                )
-            ]
-
-        for m, n in itertools.product(range(sh), range(sw)):
-            total = jnp.zeros(_elements(c), jnp.float32)
-            for i, j in itertools.product(
-                range((m + ph) % sh, kh, sh), range((n + pw) % sw, kw, sw)
-            ):
-                dy, position = window_at((m + ph - i) // sh, (n + pw - j) // sw)
-                total += jnp.where(position == i * kw + j, dy, 0.0)
-            at, o = row * sh + m, column * sw + n
-            triton.store(
-                x_ref.at[frame, (at * w + o) * c + channel],
-                total.astype(x_ref.dtype),
-                mask=inside & (at < h) & (o < w),
-            )
-
-    dx = pl.pallas_call(
-        spread,
-        grid=(pl.cdiv(rows * columns * c, _elements(c)), b * t),
-        out_shape=jax.ShapeDtypeStruct((b * t, h * w * c), gradient.dtype),
-        compiler_params=triton.CompilerParams(num_warps=_THREADS // 32),
-        name="max_pool_gradient",
-    )(gradient.reshape(b * t, -1), positions.reshape(b * t, -1))
-    return dx.reshape(b, t, h, w, c)
+    total: jax.Array | float = 0.0
+    for tap, at in enumerate(itertools.product(range(kh), range(kw))):
+        dy = jnp.where(positions == tap, gradient, jnp.zeros((), gradient.dtype))
+        total += from_windows(dy, at).astype(jnp.float32)
+    return jnp.asarray(total).astype(gradient.dtype)
