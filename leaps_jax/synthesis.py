@@ -51,10 +51,15 @@ class Problem(Setup):
         return len(self.labels)
 
     @property
+    def targets(self) -> list[str | None]:
+        """The class of each video, None for a video without one."""
+        classes = self.model.spec.classes
+        return [classes[label] if label >= 0 else None for label in self.labels]
+
+    @property
     def names(self) -> list[str]:
         """The class of each video, or what the objective looks at if it has none."""
-        classes, title = self.model.spec.classes, self.objective.title
-        return [classes[label] if label >= 0 else title for label in self.labels]
+        return [target or self.objective.title for target in self.targets]
 
     def repeated(self, copies: int) -> "Problem":
         """Each video `copies` times; copies are adjacent and start from other noise."""

@@ -205,8 +205,9 @@ def _run_here(options: argparse.Namespace, config: Config) -> int:
         print(f"{options.out} is finished; --overwrite starts it again")
     for role, verdict in record["judges"].items():
         what = f"{verdict['correct']} of {verdict['of']} as their class"
-        if options.objective:
-            what = listed("videos as", verdict["seen"], most=3)
+        if verdict["correct"] is None:
+            videos = "video" if len(verdict["seen"]) == 1 else "videos"
+            what = listed(f"{videos} as", verdict["seen"], most=3)
         print(f"{role} ({verdict['model']}) sees {what}")
     if "videos_not_written" in record:
         print(f"no mp4 files: {record['videos_not_written']}", file=sys.stderr)
