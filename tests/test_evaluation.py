@@ -345,6 +345,7 @@ def test_classes_that_a_judge_does_not_know_are_left_out():
     found = evaluate(VIDEOS, [LEFT, "sitting down"], {"judge": judge()})
     told = found["judges"]["judge"]["videos"]
     assert (told["known"], told["top1"]["value"]) == (1, 1.0)
+    assert (told["correct"], told["of"]) == (1, 1)
     (few,) = (judge(),)
     few = Model(few.module, {}, ModelSpec("few", 4, 16, KNOWN[:5]))
     assert (
