@@ -120,7 +120,7 @@ class Verdict(_Declared):
 
     model: Name
     of: Count
-    correct: Count
+    correct: Count | None  # None where no class was asked for
     seen: list[Name]
     confidence: list[Annotated[float, Field(ge=0, le=1)]]
 
@@ -175,6 +175,7 @@ class ShownVerdict(_Declared):
     """What a gallery shows of a verdict; earlier versions wrote `seen` alone."""
 
     seen: list[Name]
+    correct: Count | None = 0  # None where no class was asked for
     confidence: list[Annotated[float, Field(ge=0, le=1)]]
     top: list[Annotated[list[Bar], Field(min_length=1)]] | None = None
     asked: list[Annotated[float, Field(ge=0, le=1)] | None] | None = None

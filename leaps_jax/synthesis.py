@@ -27,7 +27,7 @@ from leaps_jax.result import Result
 from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.engine import Engine, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
-from leaps_jax.terms import Objective
+from leaps_jax.terms import Context, Objective
 from leaps_jax.transforms import Transform
 from leaps_jax.update import Setup, State
 
@@ -51,10 +51,15 @@ class Problem(Setup):
         return len(self.labels)
 
     @property
+    def targets(self) -> list[str | None]:
+        """The class of each video, None for a video without one."""
+        classes = self.model.spec.classes
+        return [classes[label] if label >= 0 else None for label in self.labels]
+
+    @property
     def names(self) -> list[str]:
         """The class of each video, or what the objective looks at if it has none."""
-        classes, title = self.model.spec.classes, self.objective.title
-        return [classes[label] if label >= 0 else title for label in self.labels]
+        return [target or self.objective.title for target in self.targets]
 
     def repeated(self, copies: int) -> "Problem":
         """Each video `copies` times; copies are adjacent and start from other noise."""
@@ -118,6 +123,7 @@ def prepare(
     check_input(model, tapped=objective.primed or "tap" in objective.uses)
     if not objective.terms:
         raise UserError("objective: has no terms; give at least one a weight")
+    _check_terms(model, objective)
     if objective.verified and verifier is None:
         raise UserError("verifier=None: the objective has a term that needs a verifier")
     if not objective.verified:
@@ -182,6 +188,31 @@ def check_input(model: Model, tapped: bool = True) -> None:
             f"model={model.spec.name}: has no taps; give Model a tap_filter, or norm"
             " layers of leaps_jax.models.layers"
         )
+
+
+def _check_terms(model: Model, objective: Objective) -> None:
+    """Raises UserError where a term looks at what the model does not have.
+
+    Nothing is computed. Terms that need a stimulus or a verifier are left out: what
+    they get is known only when it is prepared.
+    """
+    spec = model.spec
+    shape = (1, spec.frames, spec.size, spec.size, 3)
+    video = jax.ShapeDtypeStruct(shape, np.float32)
+    labels = jax.ShapeDtypeStruct((1,), np.int32)
+
+    def look(variables, video, labels):
+        logits, seen = taps.apply(model.module, variables, video, model.tap_filter)
+        for _, term in objective.terms:
+            if term.uses <= {"tap", "label"}:
+                try:
+                    term.loss(Context(video, logits, labels, seen))
+                except UserError:
+                    raise
+                except Exception:  # it may be right for another number of videos
+                    continue
+
+    jax.eval_shape(look, model.variables, video, labels)
 
 
 def _checked(stimuli: np.ndarray, spec: ModelSpec) -> np.ndarray:

@@ -137,6 +137,17 @@ def test_what_a_judge_sees():
     assert all(0.9 < confidence <= 1 for confidence in found["confidence"])
 
 
+def test_without_a_class_there_is_nothing_to_be_right_about():
+    found = evaluation.judge(judge(), VIDEOS, [None, None])
+    assert (found["correct"], found["of"]) == (None, 0)
+    assert found["seen"] == [LEFT, RIGHT] and found["asked"] == [None, None]
+    some = evaluation.judge(judge(), VIDEOS, [None, LEFT])
+    assert (some["correct"], some["of"]) == (0, 1)
+    both = evaluation.joined([found, some])
+    assert (both["correct"], both["of"]) == (0, 1) and len(both["seen"]) == 4
+    assert evaluation.joined([found, found])["correct"] is None
+
+
 def test_the_last_batch_is_filled_up_and_a_judge_compiled_once(tiny):
     judging._answers.clear_cache()
     videos = noise(5, 4, 32, 32, 3)
@@ -334,6 +345,7 @@ def test_classes_that_a_judge_does_not_know_are_left_out():
     found = evaluate(VIDEOS, [LEFT, "sitting down"], {"judge": judge()})
     told = found["judges"]["judge"]["videos"]
     assert (told["known"], told["top1"]["value"]) == (1, 1.0)
+    assert (told["correct"], told["of"]) == (1, 1)
     (few,) = (judge(),)
     few = Model(few.module, {}, ModelSpec("few", 4, 16, KNOWN[:5]))
     assert (

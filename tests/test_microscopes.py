@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from leaps_jax import Config, UserError, microscopes, objectives, synthesize, taps
+from leaps_jax import Config, UserError, microscopes, objectives, synthesis, taps
+from leaps_jax.synthesis import prepare, synthesize
 from leaps_jax.taps import Tap
 from leaps_jax.terms import Context
 
@@ -68,6 +69,35 @@ def test_what_a_model_lacks_is_told_in_one_line(make, message):
     with pytest.raises(UserError, match=message) as caught:
         make().values(CONTEXT)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mistyped_tap_is_told_before_anything_is_prepared(tiny, monkeypatch):
+    monkeypatch.delattr(synthesis, "_checked")
+    monkeypatch.delattr(synthesis, "iterate")
+    for objective, message in (
+        (objectives.channel("norm9", 1), "channel:norm9:1: no such tap; did you mean"),
+        (objectives.layer("blok3"), "layer:blok3: no such tap; "),
+        (objectives.neuron(-9, 1), "neuron:-9:1: taps are 0 to 2"),
+        (2 * objectives.layer(0) + objectives.channel(0, 8), "has channels 0 to 7"),
+        (objectives.term("own", _own), r"taps\['norm9'\]: no such tap; did you mean"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            synthesize(tiny, np.zeros((1, 4, 32, 32, 3)), objective=objective)
+        assert "\n" not in str(caught.value)
+
+
+def _own(context: Context) -> jax.Array:
+    return context.taps["norm9"].mean().mean(1)
+
+
+def test_a_term_for_a_number_of_videos_is_not_refused(tiny):
+    weights = jnp.array([[1.0], [2.0]])
+
+    def loss(context: Context) -> jax.Array:
+        return jnp.concatenate([context.taps["norm2"].mean(), weights], 1)[:, 0]
+
+    objective = objectives.term("mine", loss, uses=["tap"])
+    assert len(prepare(tiny, None, [0, 1], objective=objective)) == 2
 
 
 def test_a_text_is_the_name_of_what_it_makes():

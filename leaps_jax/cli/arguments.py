@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeAlias
@@ -53,7 +54,7 @@ def add_command(
     sub = commands.add_parser(
         name,
         help=summary,
-        description=summary,
+        description=textwrap.fill(summary, 78),
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -64,7 +65,7 @@ def add_command(
 def add_overwrite(sub: argparse.ArgumentParser) -> None:
     """Adds --overwrite."""
     sub.add_argument(
-        "--overwrite", action="store_true", help="replace what the output holds"
+        "--overwrite", action="store_true", help="replace what is there already"
     )
 
 
@@ -75,7 +76,7 @@ def add_save_every(sub: argparse.ArgumentParser) -> None:
         type=float,
         default=30.0,
         metavar="SECONDS",
-        help="how often the state is saved for resuming",
+        help="how often the state is saved for resuming; 30 by default",
     )
 
 
@@ -96,7 +97,7 @@ def add_dtype(sub: argparse.ArgumentParser) -> None:
 
 def add_data_dir(sub: argparse.ArgumentParser) -> None:
     """Adds --data-dir."""
-    sub.add_argument("--data-dir", metavar="DIR", help="where tfds keeps its data sets")
+    sub.add_argument("--data-dir", metavar="DIR", help="where tfds: data sets are kept")
 
 
 def add_data(

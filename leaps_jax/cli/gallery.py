@@ -18,7 +18,13 @@ def add(commands: arguments.Commands) -> None:
         " class and each model, filters and search, in a folder for any browser.",
         "leaps-jax gallery run/ jack/ --out gallery/",
     )
-    sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders")
+    sub.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folders of finished runs, which synthesize wrote",
+    )
     sub.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder of the gallery"
     )
@@ -26,8 +32,8 @@ def add(commands: arguments.Commands) -> None:
         "--columns",
         default="model",
         metavar="|".join(gallery.COLUMNS),
-        help="what is side by side: runs of one model together (model, by default), or"
-        " each run by the name of its folder",
+        help="what has a column of its own: each model, with all its runs (model, by"
+        " default), or each run, by the name of its folder (run)",
     )
     arguments.add_overwrite(sub)
 

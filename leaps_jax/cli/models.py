@@ -21,10 +21,16 @@ def add(commands: arguments.Commands) -> None:
         commands,
         "models",
         run,
-        "List the zoo, or tell all of one model.",
+        "List all networks and the weights that come with the package, or tell all of"
+        " one network: its size, its public weights, its taps.",
         "leaps-jax models timesformer",
     )
-    sub.add_argument("model", nargs="?", metavar="NAME", help="tell all of this one")
+    sub.add_argument(
+        "model",
+        nargs="?",
+        metavar="NAME",
+        help="the network to tell all of, without @ and weights",
+    )
     form = sub.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON, not a table")
     form.add_argument(

@@ -24,14 +24,24 @@ def add(commands: arguments.Commands) -> None:
         "leaps-jax push x3d_xs@weights/x3d_xs hf:me/x3d_xs --licence Apache-2.0",
     )
     sub.add_argument(
-        "model", metavar="NAME@WEIGHTS", help="a checkpoint; convert other weights"
+        "model",
+        metavar="NAME@WEIGHTS",
+        help="a network and a checkpoint folder; `leaps-jax convert` makes one of other"
+        " weights",
     )
-    sub.add_argument("to", metavar="hf:OWNER/REPO", help="made if missing")
-    sub.add_argument("--private", action="store_true", help="make it for you alone")
+    sub.add_argument(
+        "to", metavar="hf:OWNER/REPO", help="the repository, made if it is missing"
+    )
+    sub.add_argument(
+        "--private",
+        action="store_true",
+        help="if the repository is made, nobody but its owner sees it",
+    )
     sub.add_argument(
         "--licence",
         metavar="NAME",
-        help="of the weights, such as Apache-2.0; that of the checkpoint by default",
+        help="the licence of the weights, such as Apache-2.0; the one that the"
+        " checkpoint names by default",
     )
     arguments.add_overwrite(sub)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from leaps_jax import microscopes, objectives, synthesis, taps
 from leaps_jax.cli import arguments, inputs, jobs, memory
-from leaps_jax.config import Config
+from leaps_jax.config import Config, preset
 from leaps_jax.data.clips import load_labelled
 from leaps_jax.errors import UserError, listed
 from leaps_jax.model import Model
@@ -30,8 +30,8 @@ def add(commands: arguments.Commands) -> None:
         commands,
         "synthesize",
         run,
-        "Invert a model: videos that it sees as the labels, primed by stimuli. The"
-        " same command resumes a run.",
+        "Make videos that a model sees as the classes asked for, from noise and with"
+        " clips as a guide. The same command resumes a run.",
         "leaps-jax synthesize --model x3d_xs@weights --stimulus clip.mp4"
         " --label jack --out run/\n"
         "  leaps-jax synthesize --jobs jobs.csv --out videos/ --batch 32",
@@ -41,8 +41,9 @@ def add(commands: arguments.Commands) -> None:
     what.add_argument(
         "--model",
         metavar="NAME@WEIGHTS",
-        help="a zoo name, and a checkpoint folder, a published file, hf:OWNER/REPO or"
-        " https://HOST/FILE",
+        help="the network to look into: a name that `leaps-jax models` lists, and after"
+        " the @ weights that come with it (slow_r50_tiny@robust), a checkpoint folder,"
+        " a published file, hf:OWNER/REPO or https://HOST/FILE",
     )
     what.add_argument(
         "--jobs",
@@ -66,7 +67,7 @@ def add(commands: arguments.Commands) -> None:
         default=[],
         action="extend",
         metavar="NAME@WEIGHTS",
-        help="other models that classify the result",
+        help="models that took no part, to say what they see in the result",
     )
     option(
         "--stimulus",
@@ -74,8 +75,8 @@ def add(commands: arguments.Commands) -> None:
         default=[],
         action="extend",
         metavar="PATH",
-        help="video files, folders of frames, <class>/<clip> trees, tfds:NAME/split or"
-        " actions:CLASS",
+        help="clips that guide the videos: video files, folders of frames,"
+        " <class>/<clip> trees, tfds:NAME/split, or actions:CLASS for a rendered one",
     )
     option(
         "--label",
@@ -83,7 +84,8 @@ def add(commands: arguments.Commands) -> None:
         default=[],
         action="extend",
         metavar="NAME_OR_INDEX",
-        help="target classes; left out, the class folders of the stimuli",
+        help="classes that the videos should show; by default those after which the"
+        " folders of the stimuli are named",
     )
     option("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
     how = sub.add_mutually_exclusive_group()
@@ -91,27 +93,38 @@ def add(commands: arguments.Commands) -> None:
         "--method",
         default="leaps",
         metavar="METHOD",
-        help=" | ".join(objectives.METHODS),
+        help=" | ".join(objectives.METHODS) + "; leaps by default",
     )
     how.add_argument(
         "--objective",
         metavar="channel:TAP:INDEX|neuron:TAP:INDEX[:T,H,W]|layer:TAP",
-        help="what a part of the model responds to, in place of a method and a label;"
-        " TAP is a name or a number that `leaps-jax models NAME` lists",
+        help="show what a part of the model responds to, in place of a method and a"
+        " label; TAP is a name or a number that `leaps-jax models NAME` lists, INDEX a"
+        " channel from 0, and T,H,W a position (the middle by default)",
     )
     arguments.add_parametrization(sub)
-    option("--copies", type=int, default=1, metavar="N", help="videos per pair")
+    option(
+        "--copies",
+        type=int,
+        default=1,
+        metavar="N",
+        help="videos for each pair of a stimulus and a label; 1 by default",
+    )
     jobs.add(sub)
-    option("--steps", type=int, metavar="N", help="optimisation steps")
-    option("--seed", type=int, metavar="N", help="of every random draw")
-    option("--frames", type=int, metavar="N", help="frames, if not the model's own")
-    option("--size", type=int, metavar="N", help="pixels, if not the model's own")
-    option("--stride", type=int, metavar="N", help="source frames between two frames")
+    steps = f"{Config.steps} by default, {preset('deep_dream').steps} with deep_dream"
+    for flag, told in (
+        ("--steps", f"optimisation steps; {steps}"),
+        ("--seed", f"of every random draw; {Config.seed} by default"),
+        ("--frames", "frames of a video; the model's own by default"),
+        ("--size", "height and width in pixels; the model's own by default"),
+        ("--stride", "take every Nth frame of a clip; the model's own by default"),
+    ):
+        option(flag, type=int, metavar="N", help=told)
     option(
         "--short",
         default="refuse",
         metavar="refuse|loop",
-        help="what to do with a clip that has too few frames",
+        help="what to do with a clip that has too few frames; refuse by default",
     )
     option(
         "--dtype",
@@ -124,7 +137,7 @@ def add(commands: arguments.Commands) -> None:
         default=[],
         action="extend",
         metavar="KEY=VALUE",
-        help="any setting of Config: "
+        help="any other setting, which the documentation of lj.Config explains: "
         + ", ".join(
             f.name for f in dataclasses.fields(Config) if f.name != "parametrization"
         ),
@@ -143,7 +156,8 @@ def add(commands: arguments.Commands) -> None:
         type=int,
         default=100,
         metavar="STEPS",
-        help="how often index.html and preview.mp4 show how far it is, 0 for never",
+        help="how often index.html and preview.mp4 show how far it is, 0 for never;"
+        " 100 by default",
     )
     option(
         "--coordinator",
@@ -205,8 +219,9 @@ def _run_here(options: argparse.Namespace, config: Config) -> int:
         print(f"{options.out} is finished; --overwrite starts it again")
     for role, verdict in record["judges"].items():
         what = f"{verdict['correct']} of {verdict['of']} as their class"
-        if options.objective:
-            what = listed("videos as", verdict["seen"], most=3)
+        if verdict["correct"] is None:
+            videos = "video" if len(verdict["seen"]) == 1 else "videos"
+            what = listed(f"{videos} as", verdict["seen"], most=3)
         print(f"{role} ({verdict['model']}) sees {what}")
     if "videos_not_written" in record:
         print(f"no mp4 files: {record['videos_not_written']}", file=sys.stderr)

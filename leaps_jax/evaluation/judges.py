@@ -146,16 +146,19 @@ def seen(model: Model, videos: np.ndarray, batch: int | None = None) -> np.ndarr
     return ask(model, videos, batch).probabilities
 
 
-def judge(model: Model, videos: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def judge(
+    model: Model, videos: np.ndarray, names: Sequence[str | None]
+) -> dict[str, Any]:
     """The class that a model sees in each video, and how sure it is.
 
     Args:
       model: the judge; classes are matched by name.
       videos: (n, t, h, w, 3) pixels in [0, 1].
-      names: n classes that they should show.
+      names: n classes that they should show, None for a video without a class.
 
     Returns:
-      `model`, how many are `correct` `of` how many, and for each video the class
+      `model`, how many are `correct` `of` how many that should show a class, None `of`
+      0 where none should, and for each video the class
       `seen`, with its `confidence`; in `top` up to five [class, probability], the
       likeliest first; and in `asked` the probability of the class that it should show,
       None where the model has no such class.
@@ -164,16 +167,18 @@ def judge(model: Model, videos: np.ndarray, names: Sequence[str]) -> dict[str, A
 
 
 def verdict(
-    model: Model, probabilities: np.ndarray, names: Sequence[str]
+    model: Model, probabilities: np.ndarray, names: Sequence[str | None]
 ) -> dict[str, Any]:
     """`judge`, from probabilities (n, classes) that the model gave already."""
     known = model.spec.classes
     found = [known[i] for i in probabilities.argmax(1)]
     likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
+    of = sum(name is not None for name in names)
+    correct = sum(a == b for a, b in zip(found, names, strict=True))
     return {
         "model": model.spec.name,
-        "correct": sum(a == b for a, b in zip(found, names, strict=True)),
-        "of": len(names),
+        "correct": correct if of else None,  # 0 would tell of a failure
+        "of": of,
         "seen": found,
         "confidence": [_rounded(p) for p in probabilities.max(1)],
         "top": [
@@ -194,10 +199,11 @@ def _rounded(probability: float) -> float:
 def joined(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The verdict of one judge on several groups of videos, from that on each."""
     lists = ("seen", "confidence", "top", "asked")
-    starts: dict[str, Any] = {"correct": 0, "of": 0} | {key: [] for key in lists}
+    counts = [v["correct"] for v in verdicts if v["correct"] is not None]
     return verdicts[0] | {
-        key: sum((verdict[key] for verdict in verdicts), start)
-        for key, start in starts.items()
+        "correct": sum(counts) if counts else None,
+        "of": sum(verdict["of"] for verdict in verdicts),
+        **{key: [one for v in verdicts for one in v[key]] for key in lists},
     }
 
 

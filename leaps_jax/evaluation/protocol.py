@@ -172,7 +172,9 @@ def _verdict(
     spread: dict[str, float] = {}
     if answers.features is not None:
         spread = metrics.diversity(answers.features, names)
-    report = judging.verdict(model, before, names) | {
+    known = model.spec.classes
+    asked = [name if name in known else None for name in names]
+    report = judging.verdict(model, before, asked) | {
         "known": int(np.isfinite(right["top1"]).sum()),
         "top1": metrics.estimate(right["top1"], settings.seed),
         "top5": metrics.estimate(right["top5"], settings.seed),
@@ -194,7 +196,7 @@ def _verdict(
             "top1": metrics.estimate(still, settings.seed),
             "drop": metrics.estimate(right[name], settings.seed),
         }
-    known, rows = model.spec.classes, []
+    rows = []
     for change, changed in CHANGES.items():
         if judging.with_partner(known, names, settings.partners.get(change, {})):
             if change not in after:

@@ -235,9 +235,9 @@ def _judged(
     if new:
         with np.load(folder / "videos.npz") as held:
             videos = held["videos"]
-        names = problem.names
+        targets = problem.targets
         for role, model in counted("judge", new.items(), "models"):
-            record["judges"][role] = evaluation.judge(model, videos, names)
+            record["judges"][role] = evaluation.judge(model, videos, targets)
         page.write_page(folder, problem, record)
         files.write_json(folder / "run.json", record)
     return record
@@ -409,14 +409,14 @@ def _write_results(
     numbers = parallel.own(len(problem), parallel.all_devices())
     videos = synthesis.best_pixels(problem, state)[: len(numbers)]
     everything = arrays.write(folder, problem, videos)
-    classes = record["classes"] = problem.names
+    record["classes"] = problem.names
     with multihost.together():
         verdicts = {}
         if len(numbers):
-            names = [classes[number] for number in numbers]
+            targets = [problem.targets[number] for number in numbers]
             first, asked = multihost.first(), judges.items()
             for role, model in counted("judge", asked, "models", shown=first):
-                verdicts[role] = evaluation.judge(model, videos, names)
+                verdicts[role] = evaluation.judge(model, videos, targets)
     parts = multihost.exchange(verdicts)
     record["judges"] = {
         role: evaluation.joined([part[role] for part in parts if part])

@@ -38,9 +38,15 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What all judges see in a video."""
+    """What all judges see in a video.
+
+    Attributes:
+      verdicts: one of each judge.
+      asked: whether a class was asked for, which a judge can agree on.
+    """
 
     verdicts: tuple[Verdict, ...]
+    asked: bool = True
 
     @classmethod
     def of(
@@ -51,8 +57,10 @@ class Seen:
         Args:
           judges: of run.json, by their roles in the run or their references.
           number: of the video.
-          right: its class, which has a bar even where it is not among the likeliest.
+          right: its class, which has a bar even where it is not among the likeliest;
+            what its objective looks at where no class was asked for.
         """
+        counted = all(v.get("correct", 0) is not None for v in judges.values())
         found = []
         for role, verdict in judges.items():
             seen = (verdict["seen"][number], verdict["confidence"][number])
@@ -63,7 +71,7 @@ class Seen:
             if asked is not None and not any(bar.right for bar in bars):
                 bars.append(Bar(right, asked, True))
             found.append(Verdict(command.portable(role), tuple(bars)))
-        return cls(tuple(found))
+        return cls(tuple(found), counted)
 
     @property
     def sure(self) -> float | None:

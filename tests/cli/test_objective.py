@@ -20,7 +20,7 @@ def test_a_channel_is_recorded_shown_and_repeated(call, root, monkeypatch):
     words = words_of("synthesize", GOOD, **given)
     ran = call(*words)
     assert ran.code == 0, ran.err
-    assert "sees 1 videos as: " in ran.out and "as their class" not in ran.out
+    assert "sees 1 video as: " in ran.out and "as their class" not in ran.out
     folder = root / "run of channel"
     found = record(folder)
     looking = found["settings"]["objective"]
@@ -29,6 +29,9 @@ def test_a_channel_is_recorded_shown_and_repeated(call, root, monkeypatch):
     assert found["settings"]["method"] is None and found["classes"] == [looking]
     assert looking in found["final"]["raw"] and "priming" not in found["final"]["raw"]
     assert np.load(folder / "videos.npz")["labels"].tolist() == [-1]
+    for verdict in found["judges"].values():  # without a class nothing can fail
+        assert (verdict["correct"], verdict["of"]) == (None, 0)
+        assert len(verdict["seen"]) == 1 and verdict["asked"] == [None]
     page = (folder / "index.html").read_text()
     assert f"imagines for “{looking}”" in page and "feature visualisation" in page
     assert "Confidence in the likeliest class" in page

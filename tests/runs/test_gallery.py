@@ -122,6 +122,18 @@ def test_a_page_shows_all_videos_beside_their_clips(built):
     assert "1/1 judges" in page.told and "LEAPS, steps 5, seed 1" in page.told
 
 
+def test_a_video_without_a_class_is_seen_by_no_share_of_judges(tmp_path):
+    looking = "channel:stem/norm:3"
+    told = {"model": "slow", "seen": ["run"], "confidence": [0.4]}
+    judges = {role: told | {"correct": None, "of": 0} for role in ("self", "other")}
+    run = make_run(tmp_path / "run", MODELS[0], [looking], given=False, judges=judges)
+    assert main(["gallery", str(run), "--out", str(tmp_path / "out")]) == 0
+    for path in (tmp_path / "out").glob("*.html"):
+        page = Page(path)
+        assert looking in page.told and "0/1" not in page.told
+        assert [a["data-judged"] for _, a in page.tags if "data-judged" in a] == [""]
+
+
 def test_pictures_and_videos_are_those_of_the_run(built, runs):
     from PIL import Image
 
