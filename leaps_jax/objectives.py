@@ -365,10 +365,12 @@ def deep_inversion(config: Config) -> Objective:
 def microscope(text: str, config: Config) -> Objective:
     """What `microscopes.parse` makes of a text, and the pixel priors, from noise.
 
+    Its weight is 3: with 1 the priors kept one of 17 channels that were tried grey.
+
     >>> microscope("channel:stem/norm:3", Config()).weights
-    {'channel:stem/norm:3': 1.0, 'spatial_tv': 2.0}
+    {'channel:stem/norm:3': 3.0, 'spatial_tv': 2.0}
     """
-    return _sum((1.0, parse(text)), *_pixel_priors(config))
+    return _sum((3.0, parse(text)), *_pixel_priors(config))
 
 
 METHODS: dict[str, Callable[[Config], Objective]] = {

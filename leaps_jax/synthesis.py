@@ -232,7 +232,7 @@ def iterate(
     problem: Problem,
     state: State | None = None,
     devices: Sequence[jax.Device] | None = None,
-    programs: ExecutableCache | None = None,
+    executables: ExecutableCache | None = None,
 ) -> Iterator[Snapshot]:
     """Optimises, and yields a snapshot after every call of the compiled steps.
 
@@ -241,7 +241,7 @@ def iterate(
       state: to resume from; a new one by default.
       devices: those of all processes of `jax.distributed` by default. The result does
         not depend on them.
-      programs: a cache of executables for the next start; none by default.
+      executables: where compiled steps are kept for the next start; nowhere by default.
 
     Raises:
       NotFiniteError: names the term and the step.
@@ -249,7 +249,7 @@ def iterate(
     >>> for snapshot in iterate(prepare(model, stimuli, ["jack"])):  # doctest: +SKIP
     ...     print(snapshot.step, snapshot.metrics["total"][-1])
     """
-    engine = Engine(problem, devices, programs)
+    engine = Engine(problem, devices, executables)
     if state is None:
         state = problem.init_state(parallel.held(len(problem), engine.devices))
     step = int(state.step[0])
@@ -300,7 +300,7 @@ def synthesize(
     config: Config | None = None,
     objective: Objective | None = None,
     devices: Sequence[jax.Device] | None = None,
-    programs: ExecutableCache | None = None,
+    executables: ExecutableCache | None = None,
     parametrization: Parametrization | None = None,
     transforms: Sequence[Transform] | None = None,
     progress: Report = "notebook",
@@ -319,7 +319,7 @@ def synthesize(
       config: settings.
       objective: what to minimise; LEAPS by default.
       devices: those of all processes by default. The result does not depend on them.
-      programs: a cache of executables for the next start; none by default.
+      executables: where compiled steps are kept for the next start; nowhere by default.
       parametrization: what to optimise; that of `config` by default.
       transforms: random changes of the video that the models see; those of `config`
         by default, [] for none.
@@ -347,7 +347,7 @@ def synthesize(
 
     metrics = []
     with _reporting(progress, problem.config.steps) as report:
-        for snapshot in iterate(problem, devices=devices, programs=programs):
+        for snapshot in iterate(problem, devices=devices, executables=executables):
             metrics.append(snapshot.metrics)
             last = {name: values[-1] for name, values in snapshot.metrics.items()}
             videos = functools.partial(best, snapshot)

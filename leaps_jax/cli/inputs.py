@@ -48,7 +48,7 @@ def check_parametrization(options: argparse.Namespace) -> None:
         raise UserError(f"{given}: unknown; {hint}")
 
 
-def programs() -> executable_cache.ExecutableCache | None:
+def executables() -> executable_cache.ExecutableCache | None:
     """The cache of compiled steps; JAX's own cache needs a trace to find one."""
     folder = executable_cache.folder()
     return executable_cache.ExecutableCache(folder / "programs") if folder else None

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, defaults: argparse.Namespace) -> int:
         ),
         arguments.BATCH if options.batch is None else options.batch,
         jobs.Shard.parse(shard),
-        inputs.programs(),
+        inputs.executables(),
     )
     if record["failed"] and not record["finished"] + record["done_before"]:
         if all(line.endswith(jobs.TOO_LARGE) for line in record["errors"]):

@@ -204,7 +204,7 @@ def _run_here(options: argparse.Namespace, config: Config) -> int:
         judges,
         save_every=options.save_every,
         preview_every=options.preview_every,
-        programs=inputs.programs(),
+        executables=inputs.executables(),
         **where,
     )
     stopped = record["status"] == "stopped"

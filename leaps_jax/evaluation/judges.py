@@ -157,11 +157,11 @@ def judge(
       names: n classes that they should show, None for a video without a class.
 
     Returns:
-      `model`, how many are `correct` `of` how many that should show a class, None `of`
-      0 where none should, and for each video the class
-      `seen`, with its `confidence`; in `top` up to five [class, probability], the
-      likeliest first; and in `asked` the probability of the class that it should show,
-      None where the model has no such class.
+      `model`; how many are `correct` `of` how many that should show a class (None
+      where none should); and for each video the class `seen`, with its `confidence`, in
+      `top` up to five [class, probability], the likeliest first, and in `asked` the
+      probability of the class that it should show, None where the model has no such
+      class.
     """
     return verdict(model, seen(model, videos), names)
 

@@ -57,7 +57,7 @@ def execute(
     overwrite: bool = False,
     save_every: float = 30.0,
     preview_every: int = 100,
-    programs: ExecutableCache | None = None,
+    executables: ExecutableCache | None = None,
     tensorboard: Path | None = None,
 ) -> dict[str, Any]:
     """Runs a synthesis in a folder, or goes on with the one that the folder holds.
@@ -70,7 +70,7 @@ def execute(
       overwrite: delete the run that the folder holds; files of others stay.
       save_every: seconds between two saved states.
       preview_every: steps between two previews, 0 for none.
-      programs: where compiled steps are kept for the next start; nowhere by default.
+      executables: where compiled steps are kept for the next start; nowhere by default.
       tensorboard: folder for events, to follow the run in TensorBoard; none by default.
 
     Returns:
@@ -106,7 +106,7 @@ def execute(
             logged = functools.partial(
                 events.Events, tensorboard, identity, overwrite=overwrite
             )
-        how = (save_every, preview_every, programs, logged)
+        how = (save_every, preview_every, executables, logged)
         return _run(folder, problem, record, judges, *how)
 
 
@@ -125,7 +125,7 @@ def _run(
     judges: Mapping[str, Model],
     save_every: float,
     preview_every: int,
-    programs: ExecutableCache | None,
+    executables: ExecutableCache | None,
     logged: Logged,
 ) -> dict[str, Any]:
     """Does the steps that are not done, and writes the results."""
@@ -161,7 +161,7 @@ def _run(
                 steps.say(f"resuming {folder} at step {start}")
             elif log:
                 _log_videos(log, problem, 0, _first_videos(problem, fresh))
-            for snapshot in synthesis.iterate(problem, state, programs=programs):
+            for snapshot in synthesis.iterate(problem, state, executables=executables):
                 length = len(snapshot.metrics["total"])
                 due = preview_every and (
                     last is None or snapshot.step % preview_every < length

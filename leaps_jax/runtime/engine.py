@@ -63,19 +63,19 @@ class Engine:
     Args:
       setup: the models, objective and settings.
       devices: all devices by default.
-      programs: a cache of executables for later processes; none by default. Executables
-        over several processes are never stored.
+      executables: where compiled steps are kept for the next start; nowhere by
+        default. Those over several processes are never kept.
     """
 
     def __init__(
         self,
         setup: Setup,
         devices: Sequence[jax.Device] | None = None,
-        programs: ExecutableCache | None = None,
+        executables: ExecutableCache | None = None,
     ):
         self.setup = setup
         self.devices = list(devices or parallel.all_devices())
-        self.programs = programs
+        self.executables = executables
         verifier = setup.verifier
         moments: Moments = {}
         if verifier is not None and "verifier" in setup.objective.uses:
@@ -216,7 +216,7 @@ class Engine:
             if any(d.process_index != jax.process_index() for d in self.devices):
                 compiled = compile_for(function, *arguments)
                 self._compiled[what] = parallel.on_local_arrays(compiled, self.devices)
-            elif self.programs is None:
+            elif self.executables is None:
                 self._compiled[what] = compile_for(function, *arguments)
             else:
                 setup = self.setup
@@ -229,7 +229,7 @@ class Engine:
                     setup.parametrization,
                     setup.transform,
                 )
-                self._compiled[what] = self.programs.compiled(
+                self._compiled[what] = self.executables.compiled(
                     function, arguments, self.devices, made_of
                 )
         return self._compiled[what]

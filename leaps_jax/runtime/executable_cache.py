@@ -189,7 +189,7 @@ class ExecutableCache:
     is compiled. Each is told in one line.
 
     >>> cache = ExecutableCache(Path("cache"))                    # doctest: +SKIP
-    >>> synthesize(model, stimuli, labels=[3], programs=cache)    # doctest: +SKIP
+    >>> synthesize(model, stimuli, labels=[3], executables=cache)    # doctest: +SKIP
 
     Attributes:
       folder: made at the first use.

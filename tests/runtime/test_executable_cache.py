@@ -102,7 +102,7 @@ def test_a_table_of_jobs_starts_again_without_a_trace(start, tmp_path, monkeypat
         out = tmp_path / f"out{again}"
         start.traced.clear()
         record = jobs.execute(
-            table, out, settings, 2, programs=ExecutableCache(tmp_path / "kept")
+            table, out, settings, 2, executables=ExecutableCache(tmp_path / "kept")
         )
         assert not record["errors"]
         assert bool(start.traced) != again

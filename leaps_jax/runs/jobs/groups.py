@@ -50,9 +50,9 @@ class Groups:
         self,
         settings: Settings,
         folder: Folder,
-        programs: ExecutableCache | None = None,
+        executables: ExecutableCache | None = None,
     ):
-        self._settings, self._folder, self._programs = settings, folder, programs
+        self._settings, self._folder, self._executables = settings, folder, executables
         self._open: collections.OrderedDict[tuple[str, str], Group | UserError]
         self._open = collections.OrderedDict()
 
@@ -71,7 +71,7 @@ class Groups:
 
     def _made(self, row: Row) -> "Group | UserError":
         try:
-            group = Group(row, self._settings, self._programs)
+            group = Group(row, self._settings, self._executables)
             names = [row.model] + ([row.verifier] if group.verifier else [])
             # after they were read: the folder knows which ones they must be
             self._folder.claim({name: references.fingerprint(name) for name in names})
@@ -86,7 +86,7 @@ class Group:
     """A model and a verifier."""
 
     def __init__(
-        self, row: Row, settings: Settings, programs: ExecutableCache | None = None
+        self, row: Row, settings: Settings, executables: ExecutableCache | None = None
     ):
         load = functools.partial(
             loading.load_model, dtype=settings.dtype, remat=settings.remat
@@ -96,7 +96,7 @@ class Group:
         self.model = dataclasses.replace(model, spec=spec)
         synthesis.check_input(self.model)
         self.settings, config = settings, settings.config
-        self.programs = programs
+        self.executables = executables
         self.objective = objectives.METHODS[settings.method](config)
         self.verifier: Model | None = None
         if row.verifier and "verifier" in self.objective.uses:
@@ -129,7 +129,7 @@ class Group:
         setup = update.make_setup(
             self.model, self.verifier, self.objective, self.settings.config
         )
-        return Engine(setup, jax.local_devices(), self.programs)
+        return Engine(setup, jax.local_devices(), self.executables)
 
     def ready(self, items: list[Item], size: int) -> Ready:
         """Fills a batch up to its size with copies of weight 0."""

@@ -35,7 +35,7 @@ def execute(
     settings: Settings,
     batch: int,
     shard: Shard | None = None,
-    programs: ExecutableCache | None = None,
+    executables: ExecutableCache | None = None,
 ) -> dict[str, Any]:
     """Does the rows of a table that are not done yet.
 
@@ -45,7 +45,7 @@ def execute(
       settings: of all rows; a folder with others is refused.
       batch: videos at a time, on all devices of this process.
       shard: the rows to do; by default the share of this process.
-      programs: where compiled steps are kept for the next start; nowhere by default.
+      executables: where compiled steps are kept for the next start; nowhere by default.
 
     Returns:
       The content of `shard-i-of-n.json`: its `status` is "finished", or "stopped" after
@@ -67,7 +67,7 @@ def execute(
     folder = Folder(out, shard, settings.identity(found, batch))
     folder.open(_weights(found))
     with folder.locked():
-        groups = Groups(settings, folder, programs)
+        groups = Groups(settings, folder, executables)
         return _run(table, len(shard.rows(found.rows)), folder, groups, batch)
 
 
