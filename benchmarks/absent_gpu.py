@@ -117,7 +117,7 @@ def main() -> None:
         _kernels_are_for(kind),
         mock.patch.object(jax, "default_backend", lambda: "gpu"),
         mock.patch.object(executable_cache, "_start_cudnn"),
-        mock.patch.object(dispatch, "generation", lambda: capability),
+        mock.patch.object(dispatch, "compute_capability", lambda: capability),
         # JAX asks the machine at hand how wide a head of cuDNN's attention may be
         mock.patch(
             f"{_OF_JAX}.check_compute_capability", lambda c: float(c) <= capability

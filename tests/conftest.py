@@ -92,13 +92,15 @@ def on_a_gpu(monkeypatch):
         return attention_of_jax(*args, implementation="xla", **options)
 
     def chosen(plain, *, gpu=None, old_gpu=None, cpu=None):
-        return (gpu if dispatch.generation() >= dispatch.AMPERE else old_gpu) or plain
+        return (
+            gpu if dispatch.compute_capability() >= dispatch.AMPERE else old_gpu
+        ) or plain
 
     if jax.default_backend() != "gpu":
         monkeypatch.setattr(pl, "pallas_call", interpreted)
         # for which that has assembly
         monkeypatch.setattr(window_attention, "_exp2", jnp.exp2)
-        monkeypatch.setattr(dispatch, "generation", lambda: dispatch.AMPERE)
+        monkeypatch.setattr(dispatch, "compute_capability", lambda: dispatch.AMPERE)
     monkeypatch.setattr(jax.nn, "dot_product_attention", like_cudnn)
     monkeypatch.setattr(dispatch, "by_platform", chosen)
     monkeypatch.setattr(dispatch, "on_gpu", lambda: True)

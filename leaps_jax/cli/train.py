@@ -156,15 +156,15 @@ def _record(out: Path) -> dict[str, Any] | None:
     Raises:
       UserError: the record is damaged.
     """
-    of, remedy = schemas.TrainRecord, "choose another folder, or --overwrite"
+    schema, remedy = schemas.TrainRecord, "choose another folder, or --overwrite"
     try:
         try:
-            found = schemas.read(out / _BEGUN / "record.json", of, remedy)
+            found = schemas.read(out / _BEGUN / "record.json", schema, remedy)
         except (FileNotFoundError, NotADirectoryError):  # finished, or not begun
             extra = checkpoints.extra(out)
             if "identity" not in extra:
                 return None
-            found = schemas.checked(out / "model.json", extra, of, remedy)
+            found = schemas.checked(out / "model.json", extra, schema, remedy)
     except UserError as error:
         raise UserError(f"out={str(out)!r}: {error}") from None
     return found.model_dump()
@@ -227,8 +227,14 @@ def _execute(
         if done:
             steps.say(f"resuming {out} at step {done}")
         evaluating = _Evaluating(steps, work.held_out)
-        of = (work.model, work.data, work.held_out, recipe)
-        reports = training.train(*of, progress=evaluating.update, state=state)
+        reports = training.train(
+            work.model,
+            work.data,
+            work.held_out,
+            recipe,
+            progress=evaluating.update,
+            state=state,
+        )
         try:
             for report in reports:
                 _show(steps, report, log)

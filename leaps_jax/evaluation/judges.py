@@ -173,12 +173,12 @@ def verdict(
     known = model.spec.classes
     found = [known[i] for i in probabilities.argmax(1)]
     likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
-    of = sum(name is not None for name in names)
+    asked = sum(name is not None for name in names)
     correct = sum(a == b for a, b in zip(found, names, strict=True))
     return {
         "model": model.spec.name,
-        "correct": correct if of else None,  # 0 would tell of a failure
-        "of": of,
+        "correct": correct if asked else None,  # 0 would tell of a failure
+        "of": asked,
         "seen": found,
         "confidence": [_rounded(p) for p in probabilities.max(1)],
         "top": [

@@ -204,7 +204,11 @@ def _verdict(
             rows += judging.motion_rows(
                 known, names, settings.partners, change, before, after[change]
             )
-    report |= {"order": orders, "motion": judging.motion_counts(rows), "truth": rows}
+    report |= {
+        "order": orders,
+        "motion": judging.motion_counts(rows),
+        "motion_rows": rows,
+    }
     return _Verdict(report, right, rows)
 
 

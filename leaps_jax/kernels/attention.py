@@ -208,10 +208,10 @@ def cudnn_takes(q: jax.Array, factored_bias: FactoredBias | None) -> bool:
 
 def _widest() -> int:
     """Channels of a head that cuDNN takes: more since Hopper."""
-    generation = dispatch.generation()
-    if not dispatch.on_gpu() or generation < dispatch.AMPERE:
+    compute_capability = dispatch.compute_capability()
+    if not dispatch.on_gpu() or compute_capability < dispatch.AMPERE:
         return 0
-    return 256 if generation >= 9 else 128
+    return 256 if compute_capability >= 9 else 128
 
 
 def _attend_by_cudnn(

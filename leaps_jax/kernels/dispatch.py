@@ -40,9 +40,9 @@ def by_platform(
     >>> by_platform(jax.numpy.sin, gpu=jax.numpy.cos)(0.0).item()
     0.0
     """
-    if triton is None and generation() >= AMPERE:
+    if triton is None and compute_capability() >= AMPERE:
         _tell_what_is_missing()
-    has_kernels = triton is not None and not 0 < generation() < AMPERE
+    has_kernels = triton is not None and not 0 < compute_capability() < AMPERE
     cuda = (gpu if has_kernels else old_gpu) or plain
 
     def run(*arrays: Any) -> Any:
@@ -67,7 +67,7 @@ def on_gpu() -> bool:
     return jax.default_backend() == "gpu"
 
 
-def generation() -> float:
+def compute_capability() -> float:
     """The compute capability of the NVIDIA GPUs here, 0 where there are none."""
     told = getattr(jax.devices()[0], "compute_capability", "")
     return float(told) if told.replace(".", "").isdecimal() else 0.0

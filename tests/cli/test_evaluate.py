@@ -38,8 +38,8 @@ def test_evaluate_writes_a_report_and_prints_a_table(call, root, finished):
     assert "stimuli" not in walked, "there are none"
     assert walked["counted"], "nothing says what made this run"
     assert walked["videos"]["motion"]["reversed"]["of"] == 2
-    truth = walked["videos"]["truth"]
-    assert {row["class"] for row in truth} == {classes[0], classes[2]}
+    rows = walked["videos"]["motion_rows"]
+    assert {row["class"] for row in rows} == {classes[0], classes[2]}
     page = (root / "reports" / "one.html").read_text()
     assert str(walk) in page and "image/svg+xml" in page and "image/jpeg" in page
     assert_refused(call, root, words, ["out=", "exists", "--overwrite"])

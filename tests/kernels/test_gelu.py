@@ -54,7 +54,7 @@ def test_gelu_is_a_kernel_of_a_gpu_and_so_is_its_gradient():
 
 def test_without_the_backend_the_plain_form_runs_and_a_line_says_so(monkeypatch):
     monkeypatch.setattr(dispatch, "triton", None)
-    monkeypatch.setattr(dispatch, "generation", lambda: 9.0)
+    monkeypatch.setattr(dispatch, "compute_capability", lambda: 9.0)
     dispatch._tell_what_is_missing.cache_clear()
     x = jax.ShapeDtypeStruct((2, 5, 24), jnp.float32)
     with pytest.warns(UserWarning, match="has no Triton backend") as told:

@@ -142,7 +142,7 @@ def test_a_gpu_older_than_ampere_is_given_no_kernel(on_a_gpu, monkeypatch, name)
 
     arguments = model.variables, clips(name)
     assert "pallas_call" in str(jax.make_jaxpr(step)(*arguments))
-    monkeypatch.setattr(dispatch, "generation", lambda: 7.5)
+    monkeypatch.setattr(dispatch, "compute_capability", lambda: 7.5)
     monkeypatch.setattr(jax.nn, "dot_product_attention", None)
     jax.clear_caches()
     assert "pallas_call" not in str(jax.make_jaxpr(step)(*arguments))

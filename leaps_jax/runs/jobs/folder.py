@@ -35,7 +35,7 @@ class Folder:
 
     def __init__(self, path: Path, shard: Shard, identity: Mapping[str, Any]):
         self.path, self.shard = path, shard
-        self.suffix = f"{shard.number}-of-{shard.of}"
+        self.suffix = f"{shard.number}-of-{shard.count}"
         self._identity = dict(identity)
         self._listed: tuple[int, set[str]] = (-1, set())
         self._begun: set[int] = set()

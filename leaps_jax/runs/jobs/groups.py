@@ -134,16 +134,16 @@ class Group:
     def ready(self, items: list[Item], size: int) -> Ready:
         """Fills a batch up to its size with copies of weight 0."""
         index = np.minimum(np.arange(size), len(items) - 1)
-        of = [items[i] for i in index]
-        pixels = [i.stimulus for i in of if i.stimulus is not None]
+        batch = [items[i] for i in index]
+        pixels = [i.stimulus for i in batch if i.stimulus is not None]
         self.engine.compile(size)
         start = functools.partial(
             self.engine.start,
-            np.array([i.label for i in of], np.int32),
+            np.array([i.label for i in batch], np.int32),
             np.arange(size) < len(items),
             np.stack(pixels) if pixels else None,
-            seed=np.array([i.row.seed for i in of], np.uint32),
-            index=np.array([i.copy for i in of]),
+            seed=np.array([i.row.seed for i in batch], np.uint32),
+            index=np.array([i.copy for i in batch]),
         )
         return Ready(self, items, start)
 

@@ -196,8 +196,8 @@ class _Writer:
         start = 0
         for row, same in itertools.groupby(items, lambda item: item.row):
             copies = [item.copy for item in same]
-            of = slice(start, start + len(copies))
+            own = slice(start, start + len(copies))
             start += len(copies)
-            values = {name: value[of] for name, value in arrays.items()}
+            values = {name: value[own] for name, value in arrays.items()}
             if self._folder.add(row, copies, values, list(final)):
                 self._journal.finish()

@@ -42,10 +42,10 @@ class Shard:
     """
 
     number: int
-    of: int
+    count: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.of:
+        if not 1 <= self.number <= self.count:
             raise UserError(f"shard={self}: write i/n with i from 1 to n")
 
     @classmethod
@@ -53,16 +53,16 @@ class Shard:
         """`i/n`; by default, the share of this process."""
         if text is None:
             return cls(jax.process_index() + 1, jax.process_count())
-        number, _, of = text.partition("/")
-        if not (number.isdecimal() and of.isdecimal()):
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal()):
             raise UserError(f"shard={text!r}: write i/n with i from 1 to n")
-        return cls(int(number), int(of))
+        return cls(int(number), int(count))
 
-    def rows(self, count: int) -> range:
-        return range(self.number - 1, count, self.of)
+    def rows(self, total: int) -> range:
+        return range(self.number - 1, total, self.count)
 
     def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
+        return f"{self.number}/{self.count}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ def rows(
 ) -> Iterator[Row]:
     """The good rows of a shard; the others go to `fail(number, line, reason)`."""
     for number, line, fields in _fields(table):
-        if number % shard.of == shard.number - 1:
+        if number % shard.count == shard.number - 1:
             try:
                 yield _row(number, line, fields)
             except UserError as error:
