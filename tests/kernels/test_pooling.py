@@ -87,5 +87,6 @@ def test_a_gpu_notes_where_maxima_are_and_others_do_not():
 
     on_gpu = checks.lowered_for_a_gpu(jax.grad(loss), x)
     assert "8x8x56x56x64xi8" in on_gpu and "select_and_scatter" not in on_gpu
-    on_cpu = jax.jit(jax.grad(loss)).lower(x).as_text()
+    traced = jax.jit(jax.grad(loss)).trace(x)
+    on_cpu = traced.lower(lowering_platforms=("cpu",)).as_text()
     assert "select_and_scatter" in on_cpu
