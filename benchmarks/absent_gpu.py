@@ -95,7 +95,7 @@ def compile_steps(text: str, devices: list[jax.Device], dtype: str) -> list[str]
 
 
 def _kernels_are_for(kind: str) -> contextlib.AbstractContextManager:
-    """JAX since 0.11 asks the machine at hand what it makes Triton kernels for."""
+    """Makes Triton kernels for this kind; JAX 0.11 asks the GPU at hand for its own."""
     module = "jax._src.pallas.triton.gpu_info"
     if importlib.util.find_spec(module) is None:
         return contextlib.nullcontext()

@@ -126,7 +126,7 @@ def _as_grid(z: jax.Array) -> jax.Array | None:
 
 
 def _means_of_cells(x: jax.Array, axis: int, cells: int) -> jax.Array:
-    """Average pooling of an axis to so many cells of equal length.
+    """Average pooling along an axis, to cells of equal length.
 
     A position on the border of two cells counts in both by its shares: positions are
     repeated until cells end between two of them. As a matrix product it would take

@@ -50,7 +50,7 @@ def plain(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.Arr
 def by_positions(
     x: jax.Array, window: Size3, stride: Size3, padding: Size3
 ) -> jax.Array:
-    """For GPUs; every frame by itself."""
+    """Max pooling in space that notes the position of each maximum for its gradient."""
     return _maxima(x, window, stride, padding)[0]
 
 
@@ -97,11 +97,11 @@ def _spread(
     stride: Size3,
     padding: Size3,
 ) -> jax.Array:
-    """Sums of the gradients of those windows whose maximum an element is."""
+    """The gradient of x: each element adds up those of windows whose maximum it is."""
     (_, kh, kw), (_, sh, sw), (_, ph, pw) = window, stride, padding
 
     def from_windows(of_windows: jax.Array, tap: tuple[int, int]) -> jax.Array:
-        """What the windows have of which each element is this tap; else zero."""
+        """Values of windows at the element that is this tap of theirs, zeros elsewhere."""
         margins = []
         for n, m, start, step in zip(
             size,

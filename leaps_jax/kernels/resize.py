@@ -44,7 +44,7 @@ def resize(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def by_neighbours(video: jax.Array, before: Size2, after: Size2) -> jax.Array:
-    """Sums of neighbours, for GPUs."""
+    """Each new pixel as a weighted sum of old ones near it."""
     return _sums(video, *map(interpolation, before, after))
 
 

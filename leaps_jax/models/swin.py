@@ -38,7 +38,7 @@ norm = functools.partial(LayerNorm, epsilon=1e-5, time_axis=1)
 
 
 def pad_to_multiple(x: jax.Array, multiple: Sequence[int]) -> jax.Array:
-    """Appends zeros to t, h and w of (b, t, h, w, c) up to those multiples."""
+    """Pads t, h and w of (b, t, h, w, c) with zeros, each to a multiple of a number."""
     margins = [(0, -n % k) for n, k in zip(x.shape[1:4], multiple, strict=True)]
     return jnp.pad(x, [(0, 0), *margins, (0, 0)])
 
