@@ -50,7 +50,7 @@ def plain(x: jax.Array, window: Size3, stride: Size3, padding: Size3) -> jax.Arr
 def by_positions(
     x: jax.Array, window: Size3, stride: Size3, padding: Size3
 ) -> jax.Array:
-    """Max pooling in space that notes the position of each maximum for its gradient."""
+    """Max pooling in space that notes where each maximum is, for its gradient."""
     return _maxima(x, window, stride, padding)[0]
 
 
@@ -101,7 +101,7 @@ def _spread(
     (_, kh, kw), (_, sh, sw), (_, ph, pw) = window, stride, padding
 
     def from_windows(of_windows: jax.Array, tap: tuple[int, int]) -> jax.Array:
-        """Values of windows at the element that is this tap of theirs, zeros elsewhere."""
+        """Values of windows at the element that is this tap of them, zeros elsewhere."""
         margins = []
         for n, m, start, step in zip(
             size,
