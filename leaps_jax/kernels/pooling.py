@@ -101,7 +101,7 @@ def _spread(
     (_, kh, kw), (_, sh, sw), (_, ph, pw) = window, stride, padding
 
     def from_windows(of_windows: jax.Array, tap: tuple[int, int]) -> jax.Array:
-        """Values of windows at the element that is this tap of them, zeros elsewhere."""
+        """Windows' values at the element that is this tap of them, else zeros."""
         margins = []
         for n, m, start, step in zip(
             size,
