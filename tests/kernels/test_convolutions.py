@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import Literal
 
 from leaps_jax.kernels import convolutions, depthwise
 from leaps_jax.models.layers import DepthwiseConv
@@ -99,6 +100,32 @@ def test_kernel_of_a_gpu_compiles_for_one():
     text = checks.lowered_for_a_gpu(jax.grad(loss), x, kernel)
     assert "triton" in text
     assert "feature_group_count = 54" not in text  # no gradient of a frozen kernel
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2)])
+def test_no_choice_of_a_depthwise_kernel_is_between_numbers(stride):
+    """The Triton backend of Pallas makes one of bits of it; interpreted it is right."""
+    x = jnp.zeros((1, 4, 6, 6, 8))  # all frames in one cell: which it reads is known
+    kernel = jnp.ones((3, 3, 3, 1, 8))
+
+    def gradient(x):
+        return jax.grad(lambda x: depthwise.fused(x, kernel, stride).sum())(x)
+
+    found = list(equations(jax.make_jaxpr(gradient)(x).jaxpr))
+    assert "masked_load" in {eqn.primitive.name for eqn in found}
+    for eqn in found:
+        if "_where" in str(eqn.params.get("name")) or eqn.primitive.name == "select_n":
+            assert not all(isinstance(v, Literal) for v in eqn.invars), eqn
+
+
+def equations(jaxpr):
+    """Those of a jaxpr and of all within it."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
 
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 2, 2)])
