@@ -17,6 +17,7 @@ import numpy as np
 
 from leaps_jax.errors import UserError
 from leaps_jax.model import MOST_CLASSES, Model, ModelSpec, Moments
+from leaps_jax.runtime import parallel
 from leaps_jax.zoo import addresses, checkpoints, references
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo.conversion import namings, rules, sources
@@ -243,9 +244,11 @@ def initialize(
 
 
 def _initialized(module: Any, spec: ModelSpec, seed: int) -> Mapping[str, Any]:
-    video = jnp.zeros((1, spec.frames, spec.size, spec.size, 3))
+    video = np.zeros((1, spec.frames, spec.size, spec.size, 3), np.float32)
     try:
-        return jax.jit(module.init)(jax.random.key(seed), video)
+        with parallel.on_processor():  # a GPU compiles hundreds of draws for a minute
+            drawn = jax.jit(module.init)(jax.random.key(seed), video)
+            return jax.tree.map(np.asarray, drawn)
     except ValueError as error:  # the architecture's own words
         reason = str(error).splitlines()[0]
         message = f"frames={spec.frames} size={spec.size}: {reason}"
