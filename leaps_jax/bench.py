@@ -1,8 +1,8 @@
 """How fast is a step? Time, memory, and how near the device's own limits it comes.
 
 >>> report = measure(slow_r50, x3d_xs, batch=8)                   # doctest: +SKIP
->>> report["ms_per_step"], report["share_of_matmul"]              # doctest: +SKIP
-(12.65, 0.1326)
+>>> report["ms_per_step"], report["floor_ms"]                     # doctest: +SKIP
+(10.54, 1.87)
 """
 
 import dataclasses
@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from leaps_jax import synthesis
+from leaps_jax import floor, synthesis, update
 from leaps_jax.config import Config, preset
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
+from leaps_jax.runtime import parallel, traces
 from leaps_jax.runtime.engine import Engine
 from leaps_jax.runtime.executable_cache import compile_for
+from leaps_jax.runtime.loop_invariants import platform_of
 from leaps_jax.update import Batch, State
 from leaps_jax.zoo import costs
 
@@ -75,11 +77,13 @@ def measure(
       JSON-able. `ms_per_step` is the median over calls, in `ms_per_step_of_calls`;
       `compile_seconds` is cold, and `compile_seconds_warm` with the first one's result
       in the cache on disk (where JAX_COMPILATION_CACHE_DIR is set, the cache there may
-      make the first warm too); `flops_per_step` counts two for every multiply-
-      accumulate of convolutions and matrix products of model and verifier, forward and
-      for the gradient of the input; `bytes_per_step` is what XLA counts that the
-      kernels of one step and one look read and write. Shares are of what `ceilings`
-      measures on this device.
+      make the first warm too). `floor_ms` is the least time in which the device could
+      do the step (see `floor`), and `share_of_floor` that by the time of the step.
+      `flops_per_step` counts two for every multiply-accumulate of convolutions and
+      matrix products of model and verifier, forward and for the gradient of the input;
+      `bytes_per_step` is what the operations of the step move at least, in the forms
+      that run here. Both are of all devices. `tflops_matmul` and `tb_per_second_copy`
+      are the `ceilings` of this device.
     """
     devices, spec = jax.devices(), model.spec
     engine, state, data = place(model, verifier, batch, steps, seed, parametrization)
@@ -101,8 +105,8 @@ def measure(
     macs = sum(costs.macs_with_gradient(m.module) for m in (model, verifier) if m)
     flops = 2 * batch * macs
     matmul, copy = ceilings(devices[0])
-    traffic = _bytes_accessed(compiled)
-    per_device = 1e-3 * milliseconds * len(devices)
+    moved = _bytes_of_a_step(engine, state, data)
+    least = floor.milliseconds(flops / len(devices), moved, matmul, copy)
     return {
         "model": spec.name,
         "verifier": verifier and verifier.spec.name,
@@ -113,16 +117,16 @@ def measure(
         "dtype": jnp.dtype(getattr(model.module, "dtype", None) or "float32").name,
         "ms_per_step": round(milliseconds, 3),
         "ms_per_step_of_calls": [round(t, 3) for t in times[1:]],
+        "floor_ms": round(least, 3),
+        "share_of_floor": round(least / milliseconds, 4),
         "video_steps_per_second": round(1e3 * batch / milliseconds, 2),
         "compile_seconds": round(cold, 1),
         "compile_seconds_warm": round(warm, 1),
         "peak_gib": _peak_gib(devices),
         "flops_per_step": flops,
-        "bytes_per_step": traffic,
+        "bytes_per_step": moved * len(devices),
         "tflops_matmul": round(matmul / 1e12, 2),
         "tb_per_second_copy": round(copy / 1e12, 3),
-        "share_of_matmul": round(flops / per_device / matmul, 4),
-        "share_of_copy": traffic and round(traffic / per_device / copy, 4),
         "devices": len(devices),
         "device": devices[0].device_kind,
         "versions": {
@@ -213,10 +217,23 @@ def _compile(make: Callable[[], Any], *arguments: Any) -> tuple[Any, float, floa
     return compiled, cold, warm
 
 
-def _bytes_accessed(compiled: Any) -> float | None:
-    # XLA counts the body of the loop once, and what follows it
-    costs = compiled.cost_analysis()
-    return costs and costs.get("bytes accessed")
+def _bytes_of_a_step(engine: Engine, state: State, batch: Batch) -> int:
+    """The bytes that one device moves at least in an update step."""
+    device = engine.devices[0]
+    own, targets = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (state, batch)
+    )
+    found = traces.operations(
+        update.make_update_step(engine.setup),
+        own,
+        targets,
+        engine.frozen,
+        platform=platform_of(device),
+        axes=[(parallel.AXIS, len(engine.devices))],
+    )
+    changing = jax.tree.leaves((own.parameters, own.optimizer))
+    kept = sum(x.size * x.dtype.itemsize for x in changing)
+    return floor.bytes_moved(found) + 2 * kept  # read, and written
 
 
 def _peak_gib(devices: list[jax.Device]) -> float | None:

@@ -41,7 +41,7 @@ LAYERS = [
     {"synthesis", "result", "zoo", "data", "evaluation"} | {"runs.contact_sheet"},
     # what puts these together: training, folders of runs and jobs, data sets,
     # measurements
-    {"training", "runs", "actions.gallery", "actions.dataset", "bench"},
+    {"training", "runs", "actions.gallery", "actions.dataset", "bench", "floor"},
     # what a user types: all
     {"cli"},
 ]

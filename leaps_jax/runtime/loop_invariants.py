@@ -107,7 +107,7 @@ class _Body:
         kind = eqn.primitive.name
         known = [number in self.known for number in inputs]
         if kind == "platform_index":
-            platform, branches = _platform(self.device), eqn.params["platforms"]
+            platform, branches = platform_of(self.device), eqn.params["platforms"]
             matches = (not names or platform in names for names in branches)
             return [self.constant(list(matches).index(True))]
         if kind == "cond" and isinstance(which := self.known.get(inputs[0]), int):
@@ -138,8 +138,12 @@ class _Body:
         return [values[number] for number in outputs]
 
 
-def _platform(device: jax.Device | None) -> str:
-    """The platform's name in `jax.lax.platform_dependent`; nothing runs on it."""
+def platform_of(device: jax.Device | None) -> str:
+    """The name of a device's platform in `jax.lax.platform_dependent`.
+
+    Args:
+      device: of this process; nothing runs on it. The default one if None.
+    """
     device = device or jax.local_devices()[0]
     if device.platform != "gpu":
         return device.platform
