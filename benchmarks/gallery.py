@@ -15,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from leaps_jax import render
 from leaps_jax.actions import motions
 from leaps_jax.cli.main import main as leaps_jax
 
@@ -40,6 +41,8 @@ def main() -> int:
     parser.add_argument("--steps", help="2400 for standard models, 400 for others")
     parser.add_argument("--seed", default="1", help="of stimuli and noise")
     options = parser.parse_args()
+    if reason := render.can_write():
+        parser.error(reason)
     runs = []
     for model in options.models:
         run = options.runs / model

@@ -99,6 +99,33 @@ STANDARD: Runs = {
     }.items()
 }
 
+#: Fewer steps of robust models, at higher rates.
+STEPS: Runs = {
+    ("LEAPS", name): ("leaps", changes)
+    for name, changes in {
+        "preset": {},
+        "200 steps": {"steps": 200},
+        "200 steps, rate 0.1": {"steps": 200, "learning_rate": 0.1},
+        "100 steps, rate 0.1": {"steps": 100, "learning_rate": 0.1},
+        "100 steps, rate 0.2": {"steps": 100, "learning_rate": 0.2},
+        "50 steps, rate 0.2": {"steps": 50, "learning_rate": 0.2},
+    }.items()
+}
+
+STRONG = SMOOTH | dict(priming=6.0, priming_per_step=15.0)
+
+#: Likewise of standard models.
+STANDARD_STEPS: Runs = {
+    ("LEAPS", name): ("leaps", STRONG | changes)
+    for name, changes in {
+        "1200 steps, rate 0.1": {"steps": 1200, "learning_rate": 0.1},
+        "2400 steps, rate 0.1": {"steps": 2400, "learning_rate": 0.1},
+        "1200 steps, rate 0.2": {"steps": 1200, "learning_rate": 0.2},
+        "2400 steps": {"steps": 2400},
+        "600 steps, rate 0.2": {"steps": 600, "learning_rate": 0.2},
+    }.items()
+}
+
 #: Methods over the same parametrization, views and rate. Each is tried with the same
 #: number of variants, of which a judge that does not count chooses one.
 METHODS: Runs = {
@@ -126,6 +153,8 @@ ABLATIONS: Runs = {
 STUDIES: dict[str, Runs] = {
     "sweep": SWEEP,
     "standard": STANDARD,
+    "steps": STEPS,
+    "standard-steps": STANDARD_STEPS,
     "methods": METHODS,
     "ablations": ABLATIONS,
 }
@@ -250,7 +279,7 @@ def in_the_middle(share: float, config: lj.Config) -> parametrizations.Parametri
 
 
 #: Studies of many settings, in which top-1 and motion energy are enough.
-BRIEF = ("sweep", "standard")
+BRIEF = ("sweep", "standard", "steps", "standard-steps")
 
 
 def briefly(videos, labels, judges, *, stimuli, marks, batch, **_) -> dict[str, Any]:

@@ -19,7 +19,6 @@ _MOVING = {
     "dot_product_attention_fwd_wrapper",
     "fft",
     "ffi_call",
-    "gather",
     "pallas_call",
     "scatter",
     "scatter-add",
@@ -45,9 +44,9 @@ def milliseconds(flops: float, moved: float, matmul: float, copy: float) -> floa
 def bytes_moved(operations: Iterable[Operation]) -> int:
     """The bytes that the operations read and write at least.
 
-    A convolution, a matrix product, an attention, a kernel, a gather or a Fourier
-    transform reads each operand and writes its results once. All reductions of a
-    tensor, and of what is computed from it element by element, read it once. The rest
+    A convolution, a matrix product, an attention, a kernel or a Fourier transform reads
+    each operand and writes its results once, a gather what it takes. All reductions of
+    a tensor, and of what is computed from it element by element, read it once. The rest
     is free, since a compiler can merge it with these. What depends on constants alone
     is free, too: it is computed once.
     """
@@ -67,6 +66,8 @@ def bytes_moved(operations: Iterable[Operation]) -> int:
         if name in _MOVING or name.startswith("reduce_window"):
             operands = set(operation.inputs)
             moved += times * (sum(value.nbytes for value in operands) + written)
+        elif name == "gather":
+            moved += times * 2 * written
         elif name.startswith(_REDUCING) and name not in _ELEMENTWISE:
             largest = sum(value.nbytes for value in operation.inputs)
             for each in source(operation.inputs) - reduced:

@@ -31,8 +31,7 @@ def add(commands: arguments.Commands) -> None:
         "Ask judges about finished runs: what they see, whether the order of frames"
         " matters to them, and how the videos move. Writes a table, JSON, and a page"
         " with plots. Judges that took part in a run do not count.",
-        "leaps-jax evaluate run/ --judges x3d_xs@actions vivit_small@actions"
-        " --out report.json",
+        "leaps-jax evaluate run/ --judges x3d_xs@actions --out report.json",
     )
     sub.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders")
     sub.add_argument(

@@ -32,8 +32,8 @@ def add(commands: arguments.Commands) -> None:
         run,
         "Make videos that a model sees as the classes asked for, from noise and with"
         " clips as a guide. The same command resumes a run.",
-        "leaps-jax synthesize --model x3d_xs@weights --stimulus clip.mp4"
-        " --label jack --out run/\n"
+        "leaps-jax synthesize --model x3d_xs@w --stimulus a.mp4 --label jack"
+        " --out run\n"
         "  leaps-jax synthesize --jobs jobs.csv --out videos/ --batch 32",
     )
     option = sub.add_argument
@@ -97,10 +97,11 @@ def add(commands: arguments.Commands) -> None:
     )
     how.add_argument(
         "--objective",
-        metavar="channel:TAP:INDEX|neuron:TAP:INDEX[:T,H,W]|layer:TAP",
+        metavar="PART",
         help="show what a part of the model responds to, in place of a method and a"
-        " label; TAP is a name or a number that `leaps-jax models NAME` lists, INDEX a"
-        " channel from 0, and T,H,W a position (the middle by default)",
+        " label: channel:TAP:INDEX, neuron:TAP:INDEX[:T,H,W] or layer:TAP. TAP is a"
+        " name or a number that `leaps-jax models NAME` lists, INDEX a channel from 0,"
+        " and T,H,W a position (the middle by default)",
     )
     arguments.add_parametrization(sub)
     option(

@@ -18,6 +18,8 @@ import jax
 from jax.extend import core
 
 _CALLS = ("jit", "pjit")  # of functions with names
+# Operations whose function is of one block or of two elements, no call.
+_WHOLE = ("pallas_call", "scatter", "reduce", "select_and")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ def operations(
     axes: Sequence[tuple[str, int]] = (),
     whole: Sequence[str] = (),
 ) -> list[Operation]:
-    """The operations of a function, in order.
+    """The operations of a function in order, without those that no output needs.
 
     Args:
       function: of trees.
@@ -89,17 +91,27 @@ def operations(
         _value(variable, number < first)
         for number, variable in enumerate(traced.jaxpr.invars)
     ]
-    walk = _Walk(platform, frozenset(whole) | {"pallas_call"})
-    walk.through(traced, inputs, 1)
-    return walk.found
+    walk = _Walk(platform, frozenset(whole))
+    outputs = walk.through(traced, inputs, 1)
+    return _live(walk.found, {*outputs, *walk.results})
+
+
+def _live(found: Sequence[Operation], needed: set[Value]) -> list[Operation]:
+    live = []
+    for operation in reversed(found):
+        if not needed.isdisjoint(operation.outputs):
+            live.append(operation)
+            needed |= set(operation.inputs)
+    return live[::-1]
 
 
 class _Walk:
-    """Gathers operations in `found`."""
+    """Gathers operations in `found`, and what loops and choices make in `results`."""
 
     def __init__(self, platform: str | None, whole: frozenset[str]):
         self.platform, self.whole = platform, whole
         self.found: list[Operation] = []
+        self.results: set[Value] = set()
 
     def through(
         self, closed: core.ClosedJaxpr, inputs: Sequence[Value], times: int
@@ -132,6 +144,7 @@ class _Walk:
         ]
         if len(results) == 1 and name != "scan":
             return results[0]
+        self.results.update(*results)
         varies = any(each.varies for each in inputs)
         outputs = [_value(variable, varies) for variable in eqn.outvars]
         if not functions:
@@ -142,7 +155,8 @@ class _Walk:
 
     def _functions(self, eqn: core.JaxprEqn) -> list[core.ClosedJaxpr]:
         """The functions that an equation calls, but for those that are kept whole."""
-        if self.whole & {eqn.primitive.name, eqn.params.get("name")}:
+        name = eqn.primitive.name
+        if name.startswith(_WHOLE) or eqn.params.get("name") in self.whole:
             return []
         values = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
         found = [value for value in values if _is_jaxpr(value)]

@@ -18,8 +18,10 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_an_example(call, command):
+def test_help_shows_an_example_and_fits_a_terminal(call, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     shown = call(command, "--help")
+    assert max(map(len, shown.out.splitlines())) <= 80
     assert shown.code == 0
     assert f"leaps-jax {command} " in shown.out.partition("example:")[2]
 
