@@ -99,16 +99,37 @@ STANDARD: Runs = {
     }.items()
 }
 
-#: Fewer steps of robust models, at higher rates.
+#: Fewer steps of robust models.
 STEPS: Runs = {
     ("LEAPS", name): ("leaps", changes)
     for name, changes in {
         "preset": {},
         "200 steps": {"steps": 200},
         "200 steps, rate 0.1": {"steps": 200, "learning_rate": 0.1},
-        "100 steps, rate 0.1": {"steps": 100, "learning_rate": 0.1},
+        "200 steps, rate 0.1, beta2 0.95": {
+            "steps": 200,
+            "learning_rate": 0.1,
+            "beta2": 0.95,
+        },
+        "200 steps, rate 0.1, epsilon 0.1": {
+            "steps": 200,
+            "learning_rate": 0.1,
+            "epsilon": 0.1,
+        },
+        "200 steps, rate 0.15": {"steps": 200, "learning_rate": 0.15},
+        "200 steps, rate 0.1, priming twice": {
+            "steps": 200,
+            "learning_rate": 0.1,
+            "priming": 4.0,
+            "priming_per_step": 10.0,
+        },
         "100 steps, rate 0.2": {"steps": 100, "learning_rate": 0.2},
-        "50 steps, rate 0.2": {"steps": 50, "learning_rate": 0.2},
+        "200 steps, rate 0.07": {"steps": 200, "learning_rate": 0.07},
+        "200 steps, rate 0.1, end 0.01": {
+            "steps": 200,
+            "learning_rate": 0.1,
+            "final_learning_rate": 0.01,
+        },
     }.items()
 }
 
@@ -315,6 +336,7 @@ def do(options: argparse.Namespace) -> None:
         (model, name, variant)
         for name, variant in STUDIES[options.study]
         if options.only is None or name in options.only
+        if options.variants is None or variant in options.variants
         for model in options.models
     ]
     options.out.mkdir(parents=True, exist_ok=True)
@@ -434,6 +456,7 @@ def main() -> None:
         help="the judge that chooses settings, and therefore does not count",
     )
     one.add_argument("--only", nargs="+", metavar="NAME", help="runs of the study")
+    one.add_argument("--variants", nargs="+", metavar="NAME", help="likewise")
     one.add_argument("--seeds", type=int, default=4)
     one.add_argument("--frames", type=int, default=8, help="of a video in a picture")
     one.add_argument("--share", default="1/1", metavar="I/N")
