@@ -99,6 +99,8 @@ STANDARD: Runs = {
     }.items()
 }
 
+FASTER = dict(learning_rate=0.1, beta2=0.95, epsilon=0.1)
+
 #: Fewer steps of robust models.
 STEPS: Runs = {
     ("LEAPS", name): ("leaps", changes)
@@ -130,6 +132,13 @@ STEPS: Runs = {
             "learning_rate": 0.1,
             "final_learning_rate": 0.01,
         },
+        "200 steps, faster": FASTER | {"steps": 200},
+        "200 steps, faster, end 0.01": FASTER
+        | {"steps": 200, "final_learning_rate": 0.01},
+        "200 steps, faster, rate 0.07": FASTER | {"steps": 200, "learning_rate": 0.07},
+        "200 steps, faster, tv 4": FASTER | {"steps": 200, "spatial_tv": 4.0},
+        "200 steps, faster, beta2 0.9": FASTER | {"steps": 200, "beta2": 0.9},
+        "400 steps, faster": FASTER,
     }.items()
 }
 
