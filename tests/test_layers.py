@@ -67,6 +67,7 @@ KEPT = {
     "cv2": {"evaluation.motion"},
     "pydantic": {"schemas"},
     "tensorboard": {"runs.events"},
+    "ray": {"runs.jobs.ray_engine"},
     "matplotlib": {"evaluation.page", "evaluation.plots"},
 }
 

@@ -176,9 +176,9 @@ def run(options: argparse.Namespace) -> int:
     if options.jobs:
         words = ["synthesize", "--jobs", str(options.jobs), "--out", str(options.out)]
         return jobs.run(options, arguments.parser(add).parse_args(words))
-    for name in ("batch", "shard"):
+    for name in ("batch", "shard", "engine", "devices_per_worker", "workers"):
         if getattr(options, name) is not None:
-            given = f"{name}={getattr(options, name)}"
+            given = f"{name.replace('_', '-')}={getattr(options, name)}"
             raise UserError(f"{given}: is for --jobs; leave it out")
     config = inputs.config(options)
     multihost.join(options.coordinator, options.processes, options.process)

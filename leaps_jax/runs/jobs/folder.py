@@ -42,8 +42,12 @@ class Folder:
 
     # The run that it holds.
 
-    def open(self, weights: Mapping[str, str]) -> None:
+    def open(self, weights: Mapping[str, str], table: Path | None = None) -> None:
         """Makes the folder.
+
+        Args:
+          weights: digests, {model: digest}.
+          table: where it is, for `leaps-jax jobs status`.
 
         Raises:
           UserError: it is not of this run.
@@ -58,12 +62,12 @@ class Folder:
                 raise UserError(f"{out}: exists and is no run; choose another folder")
         ownership.check_links(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.claim(weights)  # first: jobs.json says whose the rest is
+        self.claim(weights, table)  # first: jobs.json says whose the rest is
         for name in ("rows", "parts"):
             (self.path / name).mkdir(exist_ok=True)
         self._begun = {int(n) for n in os.listdir(self.path / "parts") if n.isdecimal()}
 
-    def claim(self, weights: Mapping[str, str]) -> None:
+    def claim(self, weights: Mapping[str, str], table: Path | None = None) -> None:
         """Notes digests of weights, {model: digest}.
 
         Raises:
@@ -72,6 +76,8 @@ class Folder:
         out, file = f"out={str(self.path)!r}", self.path / "jobs.json"
         record: dict[str, Any] = {"identity": self._identity, "weights": {}}
         record["versions"] = ownership.versions()
+        if table:
+            record["table"] = os.fsdecode(os.path.abspath(table))
         with files.locked(self.path / ".jobs.lock", wait=True):
             try:
                 if file.exists():
@@ -128,6 +134,16 @@ class Folder:
         have = {c for a, b, _ in self._parts(row.number) for c in range(a, b)}
         return [copy for copy in range(row.copies) if copy not in have]
 
+    def done(self, total: int) -> np.ndarray:
+        """(total,) bool: the rows that are done, by one listing of the folder."""
+        found = np.zeros(total, bool)
+        numbers = list(finished(self.path))
+        found[[number for number in numbers if number < total]] = True
+        for number in self._begun:
+            if number < total and found[number]:
+                self._forget_parts(number)
+        return found
+
     # Writing rows.
 
     def add(
@@ -154,9 +170,14 @@ class Folder:
     def join(self, row: Row) -> None:
         """Makes one file of the parts of a row."""
         parts: list[dict[str, np.ndarray]] = []
-        for _, _, path in self._parts(row.number):
-            with path.open("rb") as file, np.load(file) as arrays:
-                parts.append(dict(arrays))
+        try:
+            for _, _, path in self._parts(row.number):
+                with path.open("rb") as file, np.load(file) as arrays:
+                    parts.append(dict(arrays))
+        except FileNotFoundError:
+            if self._place(row.number).exists():  # another worker was first
+                return
+            raise
         terms = [part.pop("terms") for part in parts][0].tolist()
         arrays = {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
         self._save(row, arrays, terms)
@@ -189,6 +210,15 @@ class Folder:
 
     def _forget_parts(self, number: int) -> None:
         shutil.rmtree(self._parts_of(number), ignore_errors=True)
+
+
+def finished(path: Path) -> Iterator[int]:
+    """The numbers of the rows that are done in a folder of a run."""
+    for name in os.listdir(path / "rows"):
+        if name.isdecimal():
+            for file in os.listdir(path / "rows" / name):
+                if re.fullmatch(r"[0-9]{6,}\.npz", file):
+                    yield int(file.removesuffix(".npz"))
 
 
 def _damaged(path: Path) -> bool:
