@@ -129,6 +129,10 @@ def _kind(ray: Any) -> str:
 class _Actor(Worker):
     """A worker that says which machine it is on, once it can work."""
 
+    def __init__(self, variables: Mapping[str, str], *made: Any):
+        os.environ.update(variables)  # before JAX starts its devices
+        super().__init__(*made)
+
     def node(self) -> str:
         return _ray().get_runtime_context().get_node_id()
 
@@ -214,10 +218,9 @@ class _Crew:
             # batches, and meanwhile to be greeted and told what to drop
             max_concurrency=LOOKAHEAD + 2,
             max_restarts=-1,
-            runtime_env={"env_vars": variables},
             **options,
         )
-        return actor.remote(*self._made)
+        return actor.remote(variables, *self._made)
 
     def greet(self, member: _Member) -> None:
         """Asks a worker to answer once it can work."""
