@@ -23,6 +23,7 @@ from leaps_jax import UserError
 from leaps_jax.cli.main import main
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import ray_engine
+from leaps_jax.runs.jobs.status import status
 
 # Ray leaves pipes and logs of the processes that it started to the collector.
 pytestmark = [
@@ -115,6 +116,8 @@ def test_workers_die_and_hang(
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(ray_engine.execute, table, out, SETTINGS, 2)
         until(lambda: run.done() or len(files(out)) >= 2)
+        until(lambda: run.done() or status(out).running)
+        assert len(status(out).workers) == 3 and len(status(out).models) == 2
         killed, *_ = alive(out)
         before = files(out)
         os.kill(killed, signal.SIGKILL)

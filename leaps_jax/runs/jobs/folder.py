@@ -42,12 +42,14 @@ class Folder:
 
     # The run that it holds.
 
-    def open(self, weights: Mapping[str, str], table: Path | None = None) -> None:
+    def open(
+        self, weights: Mapping[str, str], facts: Mapping[str, Any] | None = None
+    ) -> None:
         """Makes the folder.
 
         Args:
           weights: digests, {model: digest}.
-          table: where it is, for `leaps-jax jobs status`.
+          facts: more of a new run, for `leaps-jax jobs status`.
 
         Raises:
           UserError: it is not of this run.
@@ -62,12 +64,14 @@ class Folder:
                 raise UserError(f"{out}: exists and is no run; choose another folder")
         ownership.check_links(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.claim(weights, table)  # first: jobs.json says whose the rest is
+        self.claim(weights, facts)  # first: jobs.json says whose the rest is
         for name in ("rows", "parts"):
             (self.path / name).mkdir(exist_ok=True)
         self._begun = {int(n) for n in os.listdir(self.path / "parts") if n.isdecimal()}
 
-    def claim(self, weights: Mapping[str, str], table: Path | None = None) -> None:
+    def claim(
+        self, weights: Mapping[str, str], facts: Mapping[str, Any] | None = None
+    ) -> None:
         """Notes digests of weights, {model: digest}.
 
         Raises:
@@ -75,9 +79,7 @@ class Folder:
         """
         out, file = f"out={str(self.path)!r}", self.path / "jobs.json"
         record: dict[str, Any] = {"identity": self._identity, "weights": {}}
-        record["versions"] = ownership.versions()
-        if table:
-            record["table"] = os.fsdecode(os.path.abspath(table))
+        record |= {"versions": ownership.versions(), **(facts or {})}
         with files.locked(self.path / ".jobs.lock", wait=True):
             try:
                 if file.exists():

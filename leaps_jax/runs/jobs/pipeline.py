@@ -66,7 +66,7 @@ def execute(
     shard = shard or Shard.parse(None)
     found = survey(table)
     folder = Folder(out, shard, settings.identity(found, batch))
-    folder.open(weights(found), table)
+    folder.open(weights(found), found.facts())
     with folder.locked():
         groups = Groups(settings, folder, executables)
         return _run(table, len(shard.rows(found.rows)), folder, groups, batch)
@@ -96,8 +96,9 @@ def _run(
     ):
         with writer, batches.ahead(ready, stop) as ahead:
             for batch in ahead:
+                running = len({item.row.number for item in batch.items})
+                journal.save("running", total, {"running": running})
                 optimise(batch, size, writer.submit, journal, stop)
-                journal.save("running", total)
                 steps.update(journal.over, {"idle %": 100 * journal.idle()})
         steps.update(journal.over, {"idle %": 100 * journal.idle()})
     return journal.save("stopped" if stop else "finished", total)

@@ -78,7 +78,7 @@ def execute(
             )
         identity = settings.identity(found, batch)
         folder = Folder(out, Shard(1, 1), identity)
-        folder.open(pipeline.weights(found), table)
+        folder.open(pipeline.weights(found), found.facts())
         with folder.locked():
             made = (out.absolute(), identity, settings, batch, kind)
             crew = _Crew(ray, made, kind, devices, workers)
@@ -499,9 +499,9 @@ class _Run:
     def _save(self, status: str) -> dict[str, Any]:
         workers: list[dict[str, Any]] = [
             {
-                "worker": member.name,
+                "worker": str(member.name),
                 "node": member.node,
-                "model": member.group and member.group[0],
+                "model": member.group[0] if member.group else "",
                 "running": sum(len(b.rows) for b, _ in member.batches.values()),
                 "batches": member.done,
                 "rows": member.rows,
@@ -540,7 +540,7 @@ class _Metrics:
             self._rows.set(record[state], {"state": state})
         self._idle.set(record["idle_share"])
         for worker in record["workers"]:
-            self._workers.set(worker["rows"], {"worker": str(worker["worker"])})
+            self._workers.set(worker["rows"], {"worker": worker["worker"]})
 
 
 def _reason(error: Exception) -> str:

@@ -91,6 +91,10 @@ class Survey:
     _ends: np.ndarray  # of the header and of each row, in bytes
     _lines: np.ndarray
 
+    def facts(self) -> dict[str, Any]:
+        """What a folder notes of it."""
+        return {"table": os.path.abspath(self._table), "rows": self.rows}
+
     def row(self, number: int) -> Row:
         """Reads a row again.
 
