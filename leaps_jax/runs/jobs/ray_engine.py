@@ -11,6 +11,7 @@ import collections
 import contextlib
 import dataclasses
 import os
+import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ from leaps_jax.runs.jobs.table import Row, Shard, Survey, survey
 from leaps_jax.runs.jobs.worker import LOOKAHEAD, Batch, Done, Worker
 
 TRIES = 3  # times that a batch may end its worker
-LATE = 3  # times as long as any batch took: another worker does it as well
+LATE = 3  # times as long as batches take: a worker without any does it as well
 NEWS = 1.0  # seconds from one record of the run to the next
 LOOK = 1.0  # seconds from one look for machines and workers to the next
 
@@ -322,7 +323,8 @@ class _Run:
         self._left: dict[int, int] = {}  # copies to hear of, of rows that are begun
         self._open: dict[int, int] = {}  # workers that have a batch, by its number
         self._number = self._batches = 0
-        self._longest = self._heard = 0.0
+        self._heard = 0.0
+        self._took: collections.deque[float] = collections.deque(maxlen=100)
 
     def go(self) -> dict[str, Any]:
         """Does all of it; see `execute`."""
@@ -334,10 +336,10 @@ class _Run:
                 interruptible() as stop,
             ):
                 while not stop and (self._to_do() or self._open):
+                    steps.update(self._journal.over, {"idle %": 100 * self._idle()[1]})
                     self._crew.grow()
                     self._hand_out()
                     self._hear()
-                    steps.update(self._journal.over, {"idle %": 100 * self._idle()[1]})
                     if time.monotonic() - saved > NEWS:
                         told.tell(self._save("running"))
                         saved = time.monotonic()
@@ -389,10 +391,12 @@ class _Run:
 
     def _late(self, member: _Member) -> Batch | None:
         """A batch of another worker that waits there, or takes far too long."""
-        now = time.monotonic()
+        if not self._took:
+            return None
+        before = time.monotonic() - LATE * statistics.median(self._took)
         for other in self._crew.members:
             for place, (batch, since) in enumerate(other.batches.values()):
-                late = self._longest and now - since > LATE * self._longest
+                late = since < before
                 waits = place and batch.group in member.held
                 if (late or waits) and self._open.get(batch.number) == 1:
                     other.actor.drop.remote(batch.number)
@@ -445,7 +449,7 @@ class _Run:
             self._again.append(batch)
         elif others >= 0 and not done.dropped:
             del self._open[batch.number]
-            self._longest = max(self._longest, self._heard - since)
+            self._took.append(self._heard - since)
             self._batches += 1
             self._count(batch, done, member)
 
