@@ -31,6 +31,7 @@ from leaps_jax.runs.jobs.worker import LOOKAHEAD, Batch, Done, Worker
 TRIES = 3  # times that a batch may end its worker
 LATE = 3  # times as long as batches take: a worker without any does it as well
 NEWS = 1.0  # seconds from one record of the run to the next
+PATIENCE = 60.0  # seconds without any worker until a line says so
 LOOK = 1.0  # seconds from one look for machines and workers to the next
 
 
@@ -328,7 +329,8 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         """Does all of it; see `execute`."""
-        saved, told = time.monotonic(), _Metrics(self._ray)
+        saved = began = time.monotonic()
+        told, patient = _Metrics(self._ray), True
         waiting = "starting workers"
         try:
             with (
@@ -340,6 +342,10 @@ class _Run:
                     self._crew.grow()
                     self._hand_out()
                     self._hear()
+                    if patient and time.monotonic() - began > PATIENCE:
+                        patient = False
+                        if not any(member.node for member in self._crew.members):
+                            steps.say("no worker so far: are all devices in use?")
                     if time.monotonic() - saved > NEWS:
                         told.tell(self._save("running"))
                         saved = time.monotonic()
