@@ -91,10 +91,10 @@ def run(options: argparse.Namespace, defaults: argparse.Namespace) -> int:
     if record["failed"] and not record["finished"] + record["done_before"]:
         if all(line.endswith(jobs.TOO_LARGE) for line in record["errors"]):
             raise MemoryError
-    said = list(record["errors"])
+    said, out = list(record["errors"]), str(options.out).rstrip("/")
     if record["failed"]:
         rows = "row" if record["failed"] == 1 else "rows"
-        failures = options.out / record["failures"]
+        failures = f"{out}/{record['failures']}"
         said.append(f"{record['failed']} {rows} failed: {failures}")
     if record["batches"] > 1:
         idle = f"{record['idle_share']:.2%} of the time after the first batch"
@@ -102,9 +102,9 @@ def run(options: argparse.Namespace, defaults: argparse.Namespace) -> int:
     for line in said:
         print(line, file=sys.stderr)
     done = record["done_before"] + record["finished"]
-    print(f"results: {done} of {record['rows']} rows in {options.out / 'rows'}")
+    print(f"results: {done} of {record['rows']} rows in {out}/rows")
     if record["status"] == "stopped":
-        line = f"stopped; the same command goes on with {options.out}"
+        line = f"stopped; the same command goes on with {out}"
         print(line, file=sys.stderr)
         return 130
     return 1 if record["failed"] else 0

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from leaps_jax.cli import arguments
 from leaps_jax.errors import printable
@@ -23,7 +22,10 @@ def add(commands: arguments.Commands) -> None:
     )
     sub.add_argument("what", choices=["status"], help="how far it is")
     sub.add_argument(
-        "dir", type=Path, metavar="DIR", help="the --out of `synthesize --jobs`"
+        "dir",
+        type=arguments.folder_or_address,
+        metavar="DIR",
+        help="the --out of `synthesize --jobs`",
     )
 
 

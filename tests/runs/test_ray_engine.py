@@ -141,14 +141,15 @@ def test_workers_die_and_hang(
 
 
 def test_rows_that_cannot_be_done(tmp_path, cluster, tiny_workers, rows, whole, capsys):
-    """One without a clip, one that ends its worker; a second start tries them again."""
+    """One without a clip, one that ends its worker; the others go to an address."""
     bad = [dict(row) for row in rows[:6]]
     bad[1]["stimulus"] = tmp_path / "none.npz"
     bad[4]["seed"] = POISON
     table, out = write(tmp_path / "jobs.csv", bad), tmp_path / "out"
     words = ["--engine", "ray", "--batch", "2", "--steps", "6"]
     words += ["--set", "steps_per_call=3", "noise=0.3"]
-    assert main(["synthesize", "--jobs", str(table), "--out", str(out), *words]) == 1
+    words += ["--jobs", str(table), "--out", f"file://{out}"]
+    assert main(["synthesize", *words]) == 1
     failed = (out / "failed-1-of-1.jsonl").read_text().splitlines()
     failed = {line["row"]: line for line in map(json.loads, failed)}
     assert sorted(failed) == [1, 4] and failed[4]["line"] == 6

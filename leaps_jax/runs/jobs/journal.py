@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from leaps_jax import files
 from leaps_jax.errors import UserError, out_of_memory
 from leaps_jax.runs.jobs.folder import Folder
 from leaps_jax.runs.jobs.table import Row
@@ -64,9 +63,10 @@ class Journal(Notes):
 
     def __init__(self, folder: Folder):
         super().__init__()
-        self._record = folder.path / f"shard-{folder.suffix}.json"
-        self._failures = folder.path / f"failed-{folder.suffix}.jsonl"
-        self._failures.unlink(missing_ok=True)  # those of the start before
+        self._place = folder.place
+        self._record = f"shard-{folder.suffix}.json"
+        self._failures = f"failed-{folder.suffix}.jsonl"
+        self._place.remove(self._failures)  # those of the start before
         self._failing: set[int] = set()
         self._errors: list[tuple[int, str]] = []
         self._skipped = self._finished = self._batches = 0
@@ -97,7 +97,7 @@ class Journal(Notes):
             if len(self._errors) < SHOWN:
                 self._errors.append((line, f"line {line}: {reason}"))
             failure = {"row": number, "line": line, "error": reason}
-            files.append_json_lines(self._failures, [failure])
+            self._place.add_lines(self._failures, [failure])
 
     def begin(self) -> None:
         """The devices have a batch."""
@@ -129,14 +129,15 @@ class Journal(Notes):
             "done_before": self._skipped,
             "finished": self._finished,
             "failed": len(self._failing),
-            "failures": self._failures.name if self._failing else None,
+            "failures": self._failures if self._failing else None,
             "batches": self._batches,
             "seconds": round(time.monotonic() - self._started, 2),
             "idle_seconds": round(self._idle, 4),
             "idle_share": round(self.idle(), 5),
             **(more or {}),
         }
-        files.write_json(self._record, record)
+        self._place.flush()
+        self._place.write_json(self._record, record)
         return record | {"errors": [what for _, what in sorted(self._errors)]}
 
 

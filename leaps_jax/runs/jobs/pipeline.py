@@ -32,7 +32,7 @@ from leaps_jax.zoo import references
 
 def execute(
     table: Path,
-    out: Path,
+    out: Path | str,
     settings: Settings,
     batch: int,
     shard: Shard | None = None,
@@ -42,7 +42,7 @@ def execute(
 
     Args:
       table: the CSV file.
-      out: folder of the run; made if missing.
+      out: folder of the run, made if missing, or an address such as s3://bucket/folder.
       settings: of all rows; a folder with others is refused.
       batch: videos at a time, on all devices of this process.
       shard: the rows to do; by default the share of this process.

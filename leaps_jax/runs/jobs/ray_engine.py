@@ -37,7 +37,7 @@ LOOK = 1.0  # seconds from one look for machines and workers to the next
 
 def execute(
     table: Path,
-    out: Path,
+    out: Path | str,
     settings: Settings,
     batch: int,
     devices: int = 1,
@@ -50,7 +50,8 @@ def execute(
 
     Args:
       table: the CSV file.
-      out: folder of the run, on a disk that all machines share; made if missing.
+      out: folder of the run, on a disk that all machines share; made if missing. Or an
+        address such as s3://bucket/folder.
       settings: of all rows; a folder with others is refused.
       batch: videos of a worker at a time.
       devices: of a worker, all on one machine.
@@ -82,7 +83,13 @@ def execute(
         folder = Folder(out, Shard(1, 1), identity)
         folder.open(pipeline.weights(found), found.facts())
         with folder.locked():
-            made = (out.absolute(), identity, settings, batch, kind)
+            made = (
+                out.absolute() if isinstance(out, Path) else out,
+                identity,
+                settings,
+                batch,
+                kind,
+            )
             crew = _Crew(ray, made, kind, devices, workers)
             return _Run(ray, found, folder, batch, crew).go()
 

@@ -1,6 +1,7 @@
 """How far a table of jobs is, whatever engine and however many processes do it."""
 
 import dataclasses
+import fnmatch
 import os
 import time
 from pathlib import Path
@@ -9,9 +10,10 @@ import numpy as np
 
 from leaps_jax import schemas
 from leaps_jax.errors import UserError
-from leaps_jax.runs.jobs import folder
+from leaps_jax.runs.jobs import folder, places
 from leaps_jax.runs.jobs.table import survey
 
+Place = places.Disk | places.Store
 SILENT = 600.0  # seconds without news after which a process counts as gone
 
 
@@ -87,7 +89,7 @@ class Status:
         return (self.all.rows - self.all.done - self.all.failed) / self.rate
 
 
-def status(out: Path) -> Status:
+def status(out: Path | str) -> Status:
     """Reads how far a run is, from its files alone.
 
     Args:
@@ -101,21 +103,24 @@ def status(out: Path) -> Status:
     1234
     """
     remedy = "give the --out of a `synthesize --jobs`"
+    where = places.place(out)
     try:
-        facts = schemas.read(out / "jobs.json", schemas.JobsFacts, remedy)
+        facts = where.read_json("jobs.json", schemas.JobsFacts, remedy)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"dir={str(out)!r}: is no run of a table; {remedy}") from None
-    done = set(folder.finished(out)) if (out / "rows").is_dir() else set()
-    failed = _failed(out) - done
+    done = set(folder.finished(where))
+    failed = _failed(where) - done
     total = Progress("all", facts.rows, len(done), len(failed))
-    return Status(total, _models(facts, done, failed), tuple(_workers(out)))
+    return Status(total, _models(facts, done, failed), tuple(_workers(where)))
 
 
-def _failed(out: Path) -> set[int]:
+def _failed(where: Place) -> set[int]:
     found = set()
-    for path in out.glob("failed-*.jsonl"):
-        for line in path.read_bytes().splitlines():
-            what = schemas.parsed(path, line, schemas.JobsFailure, "remove it")
+    for name in fnmatch.filter(where.names(), "failed-*.jsonl"):
+        for line in where.read(name).splitlines():
+            what = schemas.parsed(
+                f"{where}/{name}", line, schemas.JobsFailure, "remove it"
+            )
             found.add(what.row)
     return found
 
@@ -140,15 +145,17 @@ def _models(
     return tuple(map(Progress, names, rows, *parts))
 
 
-def _workers(out: Path) -> list[WorkerProgress]:
+def _workers(where: Place) -> list[WorkerProgress]:
     found = []
-    for path in sorted(out.glob("shard-*.json")):
-        record = schemas.read(path, schemas.JobsProgress, "remove it")
+    for file in sorted(fnmatch.filter(where.names(), "shard-*.json")):
+        record = where.read_json(file, schemas.JobsProgress, "remove it")
         if record.status != "running":
             continue
-        silent = max(0.0, time.time() - path.stat().st_mtime)
+        silent = max(0.0, time.time() - where.modified(file))
         seconds = record.seconds or 1.0
-        name = path.stem.replace("shard-", "shard ").replace("-of-", "/")
+        name = (
+            file.removesuffix(".json").replace("shard-", "shard ").replace("-of-", "/")
+        )
         if not record.workers:
             counts = (record.finished, record.batches, record.running)
             rate = record.finished / seconds

@@ -64,7 +64,7 @@ class Worker:
     """What does batches, in threads of their own.
 
     Args:
-      out: folder of the run, which is there.
+      out: folder or address of the run, which is there.
       identity: of the run.
       settings: of all rows.
       size: videos of a batch.
@@ -76,14 +76,15 @@ class Worker:
 
     def __init__(
         self,
-        out: Path,
+        out: Path | str,
         identity: Mapping[str, Any],
         settings: Settings,
         size: int,
         kind: str,
     ):
         where = f"on {os.uname().nodename}"
-        if not (out / "jobs.json").exists():
+        self._folder, self._size = Folder(out, Shard(1, 1), identity), size
+        if not self._folder.place.exists("jobs.json"):
             raise UserError(
                 f"out={str(out)!r}: is not seen {where}; give a folder on a disk that"
                 " all machines share"
@@ -95,7 +96,6 @@ class Worker:
         executable_cache.use_folder_of_user()
         cached = executable_cache.folder()
         kept = executable_cache.ExecutableCache(cached / "programs") if cached else None
-        self._folder, self._size = Folder(out, Shard(1, 1), identity), size
         self._folder.open({})
         self._groups = Groups(settings, self._folder, kept)
         self._preparing, self._running = threading.Lock(), threading.Lock()
