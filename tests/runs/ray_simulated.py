@@ -1,10 +1,9 @@
 """A simulated Ray: workers that take time as a test says, and none of this one's."""
 
 import dataclasses
+import importlib
 from types import SimpleNamespace
 from typing import Any
-
-from ray import exceptions
 
 from leaps_jax.runs.jobs.worker import Done
 
@@ -32,13 +31,12 @@ class Actor:
         self.runs: list[tuple[float, float]] = []
         for name in ("node", "drop", "do"):
             setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
-        self._dropped: set[int] = set()
 
     def _node(self) -> Answer:
         return Answer(self.ready, "one")
 
     def _drop(self, number: int) -> None:
-        self._dropped.add(number)
+        """It does it nevertheless."""
 
     def _do(self, batch) -> Answer:
         ray = self._ray
@@ -58,9 +56,8 @@ class Actor:
 class Simulated:
     """What the driver calls of Ray, and of `time`."""
 
-    exceptions = exceptions
-
     def __init__(self, workers, seconds, compiling=60.0, starting=20.0):
+        self.exceptions = importlib.import_module("ray").exceptions
         self.seconds, self.compiling, self.starting = seconds, compiling, starting
         self.decoding, self.writing = 2.0, 0.5
         self.now, self.videos, self._workers = 0.0, 0, workers

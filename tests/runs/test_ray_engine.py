@@ -110,8 +110,10 @@ def until(true, seconds: float = 60) -> None:
 def test_workers_die_and_hang(
     tmp_path, cluster, tiny_workers, rows, whole, monkeypatch
 ):
-    """One is killed, a node is killed, one hangs: others do their batches."""
+    """A device fails, one is killed, a node is killed, one hangs: others do it all."""
     monkeypatch.setattr(ray_engine, "LATE", 1)
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "once").touch()
     table, out = write(tmp_path / "jobs.csv", rows), tmp_path / "out"
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(ray_engine.execute, table, out, SETTINGS, 2)
@@ -136,6 +138,7 @@ def test_workers_die_and_hang(
             cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     assert (record["finished"], record["failed"]) == (ROWS, 0)
     assert record["status"] == "finished" and record["engine"] == "ray"
+    assert not (tmp_path / "workers" / "once").exists()
     assert before.items() <= files(out).items(), "a row was written twice"
     whole(out)
 

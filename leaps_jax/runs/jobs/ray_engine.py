@@ -252,12 +252,18 @@ class _Crew:
             if not self.members:
                 raise UserError(_reason(error)) from None
 
-    def restart(self, member: _Member) -> None:
-        """Ends the process of a worker; Ray starts another, here or elsewhere."""
+    def lose(self, member: _Member, end: bool) -> None:
+        """Waits for another process of a worker, which Ray starts here or elsewhere.
+
+        Args:
+          member: whose process died or is of no use.
+          end: it goes on, and is ended.
+        """
         member.node, member.group = "", None
         member.held.clear()
-        with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.kill(member.actor, no_restart=False)
+        if end:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.kill(member.actor, no_restart=False)
         self._absent.append(member)
 
     def close(self) -> None:
@@ -452,14 +458,17 @@ class _Run:
                 del self._open[batch.number]
                 self._lost(batch, member, error)
             if member.node:  # of several batches, the first to tell
-                self._crew.restart(member)
+                raised = isinstance(error, self._ray.exceptions.RayTaskError)
+                self._crew.lose(member, end=raised)
             return
         member.busy += done.busy if member.first else 0.0
         member.first = member.first or self._heard
         member.done += 1
         if done.dropped and not others:  # and the other one failed
             del self._open[batch.number]
-            self._again.append(batch)
+            again = self._batch(batch.group, batch.rows)  # which nobody drops
+            self._tries[again.number] = self._tries[batch.number]
+            self._again.append(again)
         elif others >= 0 and not done.dropped:
             del self._open[batch.number]
             self._took.append(self._heard - since)
