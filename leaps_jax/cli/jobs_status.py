@@ -80,7 +80,7 @@ def _duration(seconds: float) -> str:
     """Seconds as people say it.
 
     >>> _duration(59.4), _duration(3720), _duration(200000)
-    ('59 s', '61 min', '2.3 days')
+    ('59 s', '62 min', '2.3 days')
     """
     for length, unit, most in ((1, "s", 100), (60, "min", 100), (3600, "h", 48)):
         if seconds < most * length:

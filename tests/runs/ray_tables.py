@@ -29,7 +29,8 @@ class Tiny(ray_engine._Actor):
     """A worker that takes `PAUSE` seconds more for a batch, and leaves its number.
 
     A file of `workers/` beside the folder of the run is named by the process, and holds
-    the node. Where there is a file `once`, row 5 fails, but once.
+    the node. Where there is a file `once`, row 5 fails, but once; where there is
+    `hold`, batches wait.
     """
 
     def __init__(self, variables, out, *made):
@@ -37,7 +38,7 @@ class Tiny(ray_engine._Actor):
         super().__init__(variables, out, *made)
         folder = Path(str(out).removeprefix("file://")).parent / "workers"
         folder.mkdir(exist_ok=True)
-        self._once = folder / "once"
+        self._once, self._hold = folder / "once", folder / "hold"
         (folder / f"{os.getpid()}.tmp").write_text(self.node())
         (folder / f"{os.getpid()}.tmp").rename(folder / str(os.getpid()))
 
@@ -47,6 +48,8 @@ class Tiny(ray_engine._Actor):
         if self._once.exists() and any(row.number == 5 for row, _ in batch.rows):
             self._once.unlink()
             raise RuntimeError("the device is gone")
+        while self._hold.exists():
+            time.sleep(0.05)
         time.sleep(float(os.environ.get("PAUSE", 0.2)))
         return super().do(batch)
 

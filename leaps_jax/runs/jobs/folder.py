@@ -16,7 +16,7 @@ killed goes on with the others.
 import contextlib
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ class Folder:
 
     def is_done(self, number: int) -> bool:
         """Rows are asked in order: one listing for a thousand, not a look at each."""
-        folder, _, name = _row(number).rpartition("/")
+        folder, _, name = _file_of(number).rpartition("/")
         if self._listed[0] != number // 1000:
             self._listed = (number // 1000, set(self.place.names(folder)))
         if name not in self._listed[1]:
@@ -159,13 +159,13 @@ class Folder:
             if row.number in self._begun:  # its parts were damaged, or never written
                 self._forget_parts(row.number)
             return True
-        where = _parts(row.number)
+        where = _parts_of(row.number)
         self.place.make(where)
         breaks = np.flatnonzero(np.diff(copies) > 1) + 1
         for run in np.split(np.arange(len(copies)), breaks):
             name = f"{copies[run[0]]:06d}-{copies[run[-1]]:06d}.npz"
             part = {key: values[run] for key, values in arrays.items()}
-            self._write(f"{where}/{name}", part | {"terms": terms})
+            self._write(f"{where}/{name}", part | {"terms": terms}, self.place.write)
         if sum(end - start for start, end, _ in self._parts(row.number)) < row.copies:
             return False
         self.join(row)
@@ -177,7 +177,7 @@ class Folder:
         try:
             parts += [self._read(name) for _, _, name in self._parts(row.number)]
         except FileNotFoundError:
-            if self.place.exists(_row(row.number)):  # another worker was first
+            if self.place.exists(_file_of(row.number)):  # another worker was first
                 return
             raise
         terms = [part.pop("terms") for part in parts][0].tolist()
@@ -186,18 +186,18 @@ class Folder:
         self._forget_parts(row.number)
 
     def _save(self, row: Row, arrays: dict[str, Any], terms: list[str]) -> None:
-        where = _row(row.number)
+        where = _file_of(row.number)
         if self.place.exists(where):  # a shard of another n may have done it meanwhile
             return
         self.place.make(where.rpartition("/")[0])
         facts = {"row": row.number, "seed": row.seed, "terms": terms}
         for name in ("model", "verifier", "stimulus", "label"):
             facts[name] = _readable(getattr(row, name))
-        self._write(where, arrays | facts)
+        self._write(where, arrays | facts, self.place.add)
 
     def _parts(self, number: int) -> list[tuple[int, int, str]]:
         """(first copy, one after the last, name), in order."""
-        found, where = [], _parts(number)
+        found, where = [], _parts_of(number)
         for name in sorted(self.place.names(where)):
             if match := re.fullmatch(r"([0-9]{6})-([0-9]{6})\.npz", name):
                 first, last = map(int, match.groups())
@@ -205,10 +205,12 @@ class Folder:
         return found
 
     def _forget_parts(self, number: int) -> None:
-        self.place.remove(_parts(number))
+        self.place.remove(_parts_of(number))
 
-    def _write(self, name: str, arrays: dict[str, Any]) -> None:
-        self.place.write(name, lambda file: np.savez(file, **arrays))
+    def _write(
+        self, name: str, arrays: dict[str, Any], write: Callable[..., Any]
+    ) -> None:
+        write(name, lambda file: np.savez(file, **arrays))
 
     def _read(self, name: str) -> dict[str, np.ndarray]:
         with np.load(io.BytesIO(self.place.read(name))) as arrays:
@@ -224,11 +226,11 @@ class Folder:
             return True
 
 
-def _row(number: int) -> str:
+def _file_of(number: int) -> str:
     return f"rows/{number // 1000:03d}/{number:06d}.npz"
 
 
-def _parts(number: int) -> str:
+def _parts_of(number: int) -> str:
     return f"parts/{number:06d}"
 
 

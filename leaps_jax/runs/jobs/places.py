@@ -65,6 +65,10 @@ class Disk:
         """Writes or replaces a file."""
         files.write(self.path / name, content)
 
+    def add(self, name: str, content: files.Content) -> bool:
+        """Writes a file that is not there; whether it was not."""
+        return files.add(self.path / name, content)
+
     def write_json(self, name: str, value: Any) -> None:
         """Writes or replaces a file of JSON."""
         files.write_json(self.path / name, value)
@@ -170,14 +174,20 @@ class Store:
 
     def write(self, name: str, content: files.Content) -> None:
         """Writes or replaces an object."""
-        if callable(content):
-            buffer = io.BytesIO()
-            content(buffer)
-            content = buffer.getvalue()
-        elif isinstance(content, str):
-            content = content.encode(errors="replace")
         with self._reached(name):
-            self._files.pipe_file(self._at(name), content)
+            self._files.pipe_file(self._at(name), _bytes(content))
+
+    def add(self, name: str, content: files.Content) -> bool:
+        """Writes an object that is not there; whether it was not."""
+        made = _bytes(content)
+        with self._reached(name):
+            try:
+                self._files.pipe_file(self._at(name), made, mode="create")
+            except Exception:  # of each store its own
+                if self.exists(name):
+                    return False
+                raise
+        return True
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes or replaces an object of JSON."""
@@ -224,7 +234,7 @@ class Store:
         Yields:
           Whether this process has the lock.
         """
-        while not self._create(name):
+        while not self.add(name, secrets.token_hex(8)):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - self.modified(name) > LEASE:
                     self.remove(name)
@@ -250,13 +260,10 @@ class Store:
             with contextlib.suppress(OSError):
                 self.remove(name)
 
-    def _create(self, name: str) -> bool:
-        """Writes an object that is not there; whether it was not."""
-        own = secrets.token_hex(8).encode()
-        try:
-            self._files.pipe_file(self._at(name), own, mode="create")
-        except Exception:  # of each store its own
-            if self.exists(name):
-                return False
-            raise
-        return True
+
+def _bytes(content: files.Content) -> bytes:
+    if callable(content):
+        buffer = io.BytesIO()
+        content(buffer)
+        return buffer.getvalue()
+    return content if isinstance(content, bytes) else content.encode(errors="replace")

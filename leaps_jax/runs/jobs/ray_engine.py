@@ -384,8 +384,12 @@ class _Run:
         """What a worker should do next."""
         if any(self._tries[batch.number] for batch, _ in member.batches.values()):
             return None  # alone, a batch that ends its worker is known to have done it
-        if self._again and not member.batches:
-            return self._again.popleft()
+        for batch in self._again:
+            if not (member.batches and self._tries[batch.number]):
+                self._again.remove(batch)
+                return batch
+        if self._again and member is next(m for m in self._crew.members if m.node):
+            return None  # once it has nothing, it does them
         while group := self._best(member):
             rows = self._waiting[group].take(
                 self._size, self._table, self._folder, self._journal, self._left
