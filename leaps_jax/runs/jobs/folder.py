@@ -79,30 +79,40 @@ class Folder:
         Raises:
           UserError: the folder is of a run with others, or with other settings.
         """
-        out, name = f"out={str(self.place)!r}", "jobs.json"
-        record: dict[str, Any] = {"identity": self._identity, "weights": {}}
-        record |= {"versions": ownership.versions(), **(facts or {})}
+        held = self._held(weights)
+        if held is not None and not weights.keys() - held["weights"].keys():
+            return  # without the lock: there may be hundreds of workers
         with self.place.locked(".jobs.lock", wait=True):
-            try:
-                if there := self.place.exists(name):
-                    remedy = "choose another folder"
-                    found = self.place.read_json(name, schemas.JobsRecord, remedy)
-                    record = found.model_dump()
-            except UserError as error:
-                raise UserError(f"{out}: {error}") from None
-            held = record["weights"]
-            changed = ownership.differences(record["identity"], self._identity)
-            others = [n for n in weights if held.get(n, weights[n]) != weights[n]]
-            if changed or others:
-                remedy = "" if changed else ", or put these weights back"
-                changed += [f"weights of {_readable(name)}" for name in others]
-                raise UserError(
-                    f"{out}: holds another run (it differs in {', '.join(changed)});"
-                    f" choose another folder{remedy}"
-                )
-            if weights.keys() - held.keys() or not there:
-                record["weights"] = {**held, **weights}
-                self.place.write_json(name, record)
+            record = self._held(weights) or {
+                "identity": self._identity,
+                "weights": {},
+                "versions": ownership.versions(),
+                **(facts or {}),
+            }
+            record["weights"] = {**record["weights"], **weights}
+            self.place.write_json("jobs.json", record)
+
+    def _held(self, weights: Mapping[str, str]) -> dict[str, Any] | None:
+        """What the folder notes, if anything; refuses what is of another run."""
+        out = f"out={str(self.place)!r}"
+        if not self.place.exists("jobs.json"):
+            return None
+        try:
+            remedy = "choose another folder"
+            found = self.place.read_json("jobs.json", schemas.JobsRecord, remedy)
+        except UserError as error:
+            raise UserError(f"{out}: {error}") from None
+        held = found.weights
+        changed = ownership.differences(found.identity, self._identity)
+        others = [n for n in weights if held.get(n, weights[n]) != weights[n]]
+        if changed or others:
+            remedy = "" if changed else ", or put these weights back"
+            changed += [f"weights of {_readable(name)}" for name in others]
+            raise UserError(
+                f"{out}: holds another run (it differs in {', '.join(changed)});"
+                f" choose another folder{remedy}"
+            )
+        return found.model_dump()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
