@@ -33,12 +33,15 @@ EXTRAS = {
     "hub": ["huggingface_hub>=2.0", "safetensors>=0.4"],
     # What --tensorboard writes; the writer comes with the viewer.
     "tensorboard": ["tensorboard>=2.20"],
+    # `synthesize --jobs --engine ray`, with the dashboard and `ray job submit`.
+    "ray": ["ray[default]>=2.49"],
     # The warping error of `evaluate` needs optical flow.
     "evaluate": ["opencv-python-headless>=4.8"],
     "test": [
         "opencv-python-headless>=4.8",
         "huggingface_hub>=2.0",
         "tensorboard>=2.20",
+        "ray>=2.49; python_version < '3.14'",  # there are no wheels for newer ones
         "pytest>=8",
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",

@@ -95,6 +95,26 @@ def _temporary(path: Path, content: Content, suffix: str, private: bool) -> Path
     return temporary
 
 
+def add(path: Path, content: Content) -> bool:
+    """Writes a file that is not there, as `write` does; returns whether it was not.
+
+    Where the file system has no hard links, a file that comes meanwhile is replaced.
+    """
+    temporary = _temporary(path, content, ".tmp", False)
+    with _removed_on_error(temporary):
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            temporary.unlink()
+            return False
+        except OSError:
+            os.replace(temporary, path)
+        else:
+            temporary.unlink()
+    _sync_folder(path.parent)
+    return True
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as indented JSON, as `write` does."""
     write(path, as_json(value))

@@ -220,6 +220,43 @@ class JobsRecord(_Declared):
     weights: dict[Text, str]
 
 
+class JobsFacts(_Declared):
+    """jobs.json of a table whose progress is asked for; earlier versions told less."""
+
+    table: Text = ""
+    rows: Count | None = None
+    identity: dict[str, Any]
+
+
+class JobsWorker(_Declared):
+    """A worker of a table of jobs."""
+
+    worker: Name
+    node: Name
+    model: Text
+    running: Count
+    batches: Count
+    rows: Count
+
+
+class JobsProgress(_Declared):
+    """shard-1-of-1.json: how far one process is with a table of jobs."""
+
+    status: Literal["running", "stopped", "finished"]
+    finished: Count
+    batches: Count
+    seconds: Annotated[float, Field(ge=0)]
+    idle_share: Annotated[float, Field(ge=0)]
+    running: Count = 0
+    workers: list[JobsWorker] = []
+
+
+class JobsFailure(_Declared):
+    """A line of failed-1-of-1.jsonl."""
+
+    row: Count
+
+
 class TrainRecord(_Declared):
     """What a training notes of itself, beside its states or in its checkpoint."""
 

@@ -128,3 +128,17 @@ def test_a_name_as_long_as_the_system_allows(tmp_path):
     files.write(path, "text")
     assert path.read_text() == "text"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_added_where_there_is_none(tmp_path, monkeypatch, links):
+    def no_links(*_):
+        raise PermissionError("no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "a.txt"
+    assert files.add(path, "first") and path.read_text() == "first"
+    assert files.add(path, "second") != links
+    assert path.read_text() == ("first" if links else "second")
+    assert os.listdir(tmp_path) == ["a.txt"]

@@ -67,6 +67,8 @@ KEPT = {
     "cv2": {"evaluation.motion"},
     "pydantic": {"schemas"},
     "tensorboard": {"runs.events"},
+    "fsspec": {"runs.jobs.places"},
+    "ray": {"runs.jobs.ray_engine"},
     "matplotlib": {"evaluation.page", "evaluation.plots"},
 }
 

@@ -1,6 +1,7 @@
 """The parser of `leaps-jax`, and arguments that several commands have."""
 
 import argparse
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -60,6 +61,15 @@ def add_command(
     )
     sub.set_defaults(run=run)
     return sub
+
+
+def folder_or_address(text: str) -> Path | str:
+    """A path, or an address of an object store as it is.
+
+    >>> folder_or_address("s3://bucket/videos")
+    's3://bucket/videos'
+    """
+    return text if re.match(r"[a-z0-9]+://", text) else Path(text)
 
 
 def add_overwrite(sub: argparse.ArgumentParser) -> None:

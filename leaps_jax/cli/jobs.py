@@ -5,8 +5,9 @@ import shlex
 import sys
 
 from leaps_jax.cli import arguments, inputs
-from leaps_jax.errors import UserError
+from leaps_jax.errors import UserError, check_known
 from leaps_jax.runs import jobs
+from leaps_jax.runs.jobs import ray_engine
 
 #: Options of synthesize that a table rules out, and the remedies.
 RULED_OUT = {
@@ -24,6 +25,10 @@ RULED_OUT = {
 }
 
 
+_SHARDS = ("shard", "process", "processes")
+_OF_RAY = ("devices_per_worker", "workers")
+
+
 def add(sub: argparse.ArgumentParser) -> None:
     """Adds the options that only a table takes."""
     sub.add_argument(
@@ -32,6 +37,27 @@ def add(sub: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --jobs: videos on all devices at a time,"
         f" {arguments.BATCH} by default",
+    )
+    sub.add_argument(
+        "--engine",
+        metavar="local|ray",
+        help="with --jobs: what runs it, this process (local, by default) or workers"
+        " on the machines of a Ray cluster: that of RAY_ADDRESS, or else one on this"
+        " machine, which needs `pip install 'leaps_jax[ray]'`. DIR must be on a disk"
+        " that they share",
+    )
+    sub.add_argument(
+        "--devices-per-worker",
+        type=int,
+        metavar="N",
+        help="with --engine ray: devices of one machine that share a batch; 1 by"
+        " default",
+    )
+    sub.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="with --engine ray: how many; by default, those that have devices",
     )
     sub.add_argument(
         "--shard",
@@ -44,29 +70,31 @@ def add(sub: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, defaults: argparse.Namespace) -> int:
     """Makes the videos; `defaults` has the options as they are when left out."""
     _check(options, defaults)
-    shard = options.shard
-    if shard is None and None not in (options.process, options.processes):
-        shard = f"{options.process + 1}/{options.processes}"
     shared = ("method", "frames", "size", "stride", "short", "dtype", "remat")
-    record = jobs.execute(
-        options.jobs,
-        options.out,
-        jobs.Settings(
-            config=inputs.config(options),
-            data_dir=options.data_dir,
-            **{name: getattr(options, name) for name in shared},
-        ),
-        arguments.BATCH if options.batch is None else options.batch,
-        jobs.Shard.parse(shard),
-        inputs.executables(),
+    settings = jobs.Settings(
+        config=inputs.config(options),
+        data_dir=options.data_dir,
+        **{name: getattr(options, name) for name in shared},
     )
+    batch = arguments.BATCH if options.batch is None else options.batch
+    where = (options.jobs, options.out, settings, batch)
+    if options.engine == "ray":
+        devices = options.devices_per_worker
+        record = ray_engine.execute(
+            *where, 1 if devices is None else devices, options.workers
+        )
+    else:
+        shard = options.shard
+        if shard is None and None not in (options.process, options.processes):
+            shard = f"{options.process + 1}/{options.processes}"
+        record = jobs.execute(*where, jobs.Shard.parse(shard), inputs.executables())
     if record["failed"] and not record["finished"] + record["done_before"]:
         if all(line.endswith(jobs.TOO_LARGE) for line in record["errors"]):
             raise MemoryError
-    said = list(record["errors"])
+    said, out = list(record["errors"]), str(options.out).rstrip("/")
     if record["failed"]:
         rows = "row" if record["failed"] == 1 else "rows"
-        failures = options.out / record["failures"]
+        failures = f"{out}/{record['failures']}"
         said.append(f"{record['failed']} {rows} failed: {failures}")
     if record["batches"] > 1:
         idle = f"{record['idle_share']:.2%} of the time after the first batch"
@@ -74,9 +102,9 @@ def run(options: argparse.Namespace, defaults: argparse.Namespace) -> int:
     for line in said:
         print(line, file=sys.stderr)
     done = record["done_before"] + record["finished"]
-    print(f"results: {done} of {record['rows']} rows in {options.out / 'rows'}")
+    print(f"results: {done} of {record['rows']} rows in {out}/rows")
     if record["status"] == "stopped":
-        line = f"stopped; the same command goes on with {options.out}"
+        line = f"stopped; the same command goes on with {out}"
         print(line, file=sys.stderr)
         return 130
     return 1 if record["failed"] else 0
@@ -91,5 +119,12 @@ def _check(options: argparse.Namespace, defaults: argparse.Namespace) -> None:
             words = [str(value) for value in values if value is not True]
             flag = shlex.join(["--" + name.replace("_", "-"), *words])
             raise UserError(f"{flag}: not together with --jobs; {remedy}")
+    ray = options.engine == "ray"
+    check_known("engine", options.engine or "local", ("local", "ray"))
+    for name in _SHARDS if ray else _OF_RAY:
+        if getattr(options, name) is not None:
+            given = f"--{name.replace('_', '-')} {getattr(options, name)}"
+            remedy = "all workers share the table" if ray else "it is for --engine ray"
+            raise UserError(f"{given}: not with this engine, {remedy}; leave it out")
     if any(text.partition("=")[0] == "seed" for text in options.set):
         raise UserError(f"--set seed: not together with --jobs; {RULED_OUT['seed']}")

@@ -14,7 +14,7 @@ ARGUMENTS = {
         "copies",
         "lower it, give fewer stimuli, use --remat, or --jobs with a --batch",
     ),
-    "jobs": ("batch", "lower it, or use --remat"),
+    "synthesize --jobs": ("batch", "lower it, or use --remat"),
 }
 
 
@@ -22,7 +22,7 @@ def too_large(options: argparse.Namespace, error: BaseException) -> str | None:
     """An out-of-memory error as one line; None for any other error."""
     if not out_of_memory(error):
         return None
-    command = "jobs" if getattr(options, "jobs", None) else options.command
+    command = options.command + (" --jobs" if getattr(options, "jobs", None) else "")
     if command not in ARGUMENTS:
         said = "does not suffice; end other programs, or take a smaller model"
         return f"leaps-jax: error: memory: {said}"

@@ -87,7 +87,13 @@ def add(commands: arguments.Commands) -> None:
         help="classes that the videos should show; by default those after which the"
         " folders of the stimuli are named",
     )
-    option("--out", required=True, type=Path, metavar="DIR", help="folder of the run")
+    option(
+        "--out",
+        required=True,
+        type=arguments.folder_or_address,
+        metavar="DIR",
+        help="folder of the run; with --jobs also an address, such as s3://BUCKET/NAME",
+    )
     how = sub.add_mutually_exclusive_group()
     how.add_argument(
         "--method",
@@ -177,9 +183,11 @@ def run(options: argparse.Namespace) -> int:
     if options.jobs:
         words = ["synthesize", "--jobs", str(options.jobs), "--out", str(options.out)]
         return jobs.run(options, arguments.parser(add).parse_args(words))
-    for name in ("batch", "shard"):
+    if isinstance(options.out, str):
+        raise UserError(f"out={options.out!r}: is for --jobs; give a folder")
+    for name in ("batch", "shard", "engine", "devices_per_worker", "workers"):
         if getattr(options, name) is not None:
-            given = f"{name}={getattr(options, name)}"
+            given = f"{name.replace('_', '-')}={getattr(options, name)}"
             raise UserError(f"{given}: is for --jobs; leave it out")
     config = inputs.config(options)
     multihost.join(options.coordinator, options.processes, options.process)

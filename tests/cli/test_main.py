@@ -13,7 +13,7 @@ from leaps_jax.runtime.engine import NotFiniteError
 
 COMMANDS = (
     *("models", "convert", "synthesize", "train", "accuracy", "evaluate", "demo"),
-    *("actions", "bench"),
+    *("actions", "bench", "jobs"),
 )
 
 

@@ -47,6 +47,7 @@ from leaps_jax.errors import UserError
 from leaps_jax.runs import folder as runs
 from leaps_jax.runs import gallery, jobs, metrics, ownership, results
 from leaps_jax.runs.jobs import folder as job_folder
+from leaps_jax.runs.jobs import status
 from leaps_jax.runs.jobs import table as job_table
 from leaps_jax.zoo import build as zoo
 from leaps_jax.zoo import checkpoints
@@ -170,6 +171,18 @@ def records(folder: Path) -> dict[str, Any]:
             "identity": {"steps": 8},
             "recipe": {"batch": 2},
         },
+        "shard": {
+            "status": "running",
+            "finished": 3,
+            "batches": 2,
+            "seconds": 1.5,
+            "idle_share": 0.25,
+            "running": 2,
+            "workers": [
+                {"worker": "0", "node": "a", "model": "x", "running": 2}
+                | {"batches": 2, "rows": 3}
+            ],
+        },
         "metrics": {"step": 3, "total": [0.5], "raw": {"l2": [0.5]}, "weighted": {}},
         "index": {"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}},
     }
@@ -197,6 +210,13 @@ def check_record(folder: Path, good: dict, case: tuple) -> str:
         written(path, record)
         found = read_or_refused(train._record, folder)
         assert found is None or same(found, record)
+    elif kind == "shard":
+        out = folder / "sharded"
+        out.mkdir(exist_ok=True)
+        written(out / "jobs.json", good["jobs"])
+        written(out / "shard-1-of-1.json", record)
+        found = read_or_refused(status.status, out)
+        assert found is None or found.all.done == 0
     elif kind == "metrics":
         path = folder / "metrics.jsonl"
         path.write_text(f"{json.dumps(good[kind])}\n{json.dumps(record)}\n")
@@ -500,7 +520,7 @@ def nothing(folder: Path) -> None:
     return None
 
 
-KINDS = st.sampled_from(["jobs", "train", "metrics", "index"])
+KINDS = st.sampled_from(["jobs", "shard", "train", "metrics", "index"])
 WRAPPERS = st.lists(
     st.sampled_from(["list", "tuple", "model", "a", "blobs"]), max_size=5
 )

@@ -6,8 +6,10 @@ first below the header. A row alone decides its videos, which are those of one
 are those of a batch, so do the rows that share its batch.
 
 From the bottom up: `table` reads rows, `settings` is what they have in common,
-`folder` what is written, `journal` how far it is, `groups` the models, `batches`
-decodes and fills, `pipeline` runs it all.
+`places` are disks and object stores, `folder` what is written there, `journal` how far
+it is, `groups` the models, `batches` decodes and fills, `pipeline` runs it all in this
+process. `ray_engine` hands batches to a `worker` for each device of a cluster instead.
+`status` tells how far any of them is.
 
 >>> jobs.execute(Path("jobs.csv"), Path("videos"), settings, batch=32)  # doctest: +SKIP
 """

@@ -13,7 +13,7 @@ from leaps_jax.errors import UserError
 from leaps_jax.progress import Stop
 from leaps_jax.runs.jobs.folder import Folder
 from leaps_jax.runs.jobs.groups import OPEN, Group, Groups, Item, Ready
-from leaps_jax.runs.jobs.journal import Journal
+from leaps_jax.runs.jobs.journal import Journal, Notes
 from leaps_jax.runs.jobs.table import Row
 from leaps_jax.runtime import parallel
 
@@ -35,7 +35,7 @@ def undone(
 
 
 def decoded(
-    rows: Iterable[tuple[Row, list[int]]], groups: Groups, journal: Journal
+    rows: Iterable[tuple[Row, list[int]]], groups: Groups, notes: Notes
 ) -> Iterator[Items]:
     """Rows in order with their stimuli, a few of which are decoded ahead."""
     waiting: collections.deque[Any] = collections.deque()
@@ -45,7 +45,7 @@ def decoded(
     def oldest() -> Iterator[Items]:
         row, copies, group, label, future = waiting.popleft()
         found = []
-        with journal.failing(row, f"stimulus={row.stimulus!r}"):
+        with notes.failing(row, f"stimulus={row.stimulus!r}"):
             clip = future.result()
             found = [Item(row, copy, label, clip) for copy in copies]
         if found:
@@ -53,7 +53,7 @@ def decoded(
 
     try:
         for row, copies in rows:
-            with journal.failing(row, f"model={row.model!r}"):
+            with notes.failing(row, f"model={row.model!r}"):
                 group = groups.of(row)
                 label = group.model.spec.label_index(row.label)
                 if group.primed and not row.stimulus:
@@ -90,13 +90,13 @@ def filled(items: Iterable[Items], size: int) -> Iterator[Items]:
             yield group, left
 
 
-def ready(batches: Iterable[Items], size: int, journal: Journal) -> Iterator[Ready]:
+def ready(batches: Iterable[Items], size: int, notes: Notes) -> Iterator[Ready]:
     """Batches whose functions are compiled."""
     for group, items in batches:
         try:
             one = group.ready(items, size)
         except Exception as error:  # hours of work must not end with one model
-            group.give_up(error, items, journal)
+            group.give_up(error, items, notes)
         else:
             yield one
 

@@ -14,18 +14,18 @@ killed goes on with the others.
 """
 
 import contextlib
-import os
+import io
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leaps_jax import files, schemas
+from leaps_jax import schemas
 from leaps_jax.errors import UserError
 from leaps_jax.runs import ownership
+from leaps_jax.runs.jobs import places
 from leaps_jax.runs.jobs.table import Row, Shard
 from leaps_jax.zoo import checkpoints
 
@@ -33,8 +33,8 @@ from leaps_jax.zoo import checkpoints
 class Folder:
     """The folder of a run, as one shard sees it."""
 
-    def __init__(self, path: Path, shard: Shard, identity: Mapping[str, Any]):
-        self.path, self.shard = path, shard
+    def __init__(self, path: Path | str, shard: Shard, identity: Mapping[str, Any]):
+        self.place, self.shard = places.place(path), shard
         self.suffix = f"{shard.number}-of-{shard.count}"
         self._identity = dict(identity)
         self._listed: tuple[int, set[str]] = (-1, set())
@@ -42,64 +42,85 @@ class Folder:
 
     # The run that it holds.
 
-    def open(self, weights: Mapping[str, str]) -> None:
+    def open(
+        self, weights: Mapping[str, str], facts: Mapping[str, Any] | None = None
+    ) -> None:
         """Makes the folder.
+
+        Args:
+          weights: digests, {model: digest}.
+          facts: more of a new run, for `leaps-jax jobs status`.
 
         Raises:
           UserError: it is not of this run.
           OSError: it cannot be written.
         """
-        out = f"out={str(self.path)!r}"
-        if reason := checkpoints.unwritable(self.path):
-            raise UserError(f"{out}: {reason}; choose another folder")
-        if not (self.path / "jobs.json").exists():
-            names = os.listdir(self.path) if self.path.is_dir() else []
-            if self.path.is_file() or any(name[0] != "." for name in names):
+        out, where = f"out={str(self.place)!r}", self.place
+        if isinstance(where, places.Disk):
+            if reason := checkpoints.unwritable(where.path):
+                raise UserError(f"{out}: {reason}; choose another folder")
+            if where.path.is_file():
                 raise UserError(f"{out}: exists and is no run; choose another folder")
-        ownership.check_links(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.claim(weights)  # first: jobs.json says whose the rest is
+            ownership.check_links(where.path)
+        if not where.exists("jobs.json"):
+            if any(name[0] != "." for name in where.names()):
+                raise UserError(f"{out}: exists and is no run; choose another folder")
+        where.make()
+        self.claim(weights, facts)  # first: jobs.json says whose the rest is
         for name in ("rows", "parts"):
-            (self.path / name).mkdir(exist_ok=True)
-        self._begun = {int(n) for n in os.listdir(self.path / "parts") if n.isdecimal()}
+            where.make(name)
+        self._begun = {int(n) for n in where.names("parts") if n.isdecimal()}
 
-    def claim(self, weights: Mapping[str, str]) -> None:
+    def claim(
+        self, weights: Mapping[str, str], facts: Mapping[str, Any] | None = None
+    ) -> None:
         """Notes digests of weights, {model: digest}.
 
         Raises:
           UserError: the folder is of a run with others, or with other settings.
         """
-        out, file = f"out={str(self.path)!r}", self.path / "jobs.json"
-        record: dict[str, Any] = {"identity": self._identity, "weights": {}}
-        record["versions"] = ownership.versions()
-        with files.locked(self.path / ".jobs.lock", wait=True):
-            try:
-                if file.exists():
-                    remedy = "choose another folder"
-                    record = schemas.read(file, schemas.JobsRecord, remedy).model_dump()
-            except UserError as error:
-                raise UserError(f"{out}: {error}") from None
-            held = record["weights"]
-            changed = ownership.differences(record["identity"], self._identity)
-            others = [n for n in weights if held.get(n, weights[n]) != weights[n]]
-            if changed or others:
-                remedy = "" if changed else ", or put these weights back"
-                changed += [f"weights of {_readable(name)}" for name in others]
-                raise UserError(
-                    f"{out}: holds another run (it differs in {', '.join(changed)});"
-                    f" choose another folder{remedy}"
-                )
-            if weights.keys() - held.keys() or not file.exists():
-                record["weights"] = {**held, **weights}
-                files.write_json(file, record)
+        held = self._held(weights)
+        if held is not None and not weights.keys() - held["weights"].keys():
+            return  # without the lock: there may be hundreds of workers
+        with self.place.locked(".jobs.lock", wait=True):
+            record = self._held(weights) or {
+                "identity": self._identity,
+                "weights": {},
+                "versions": ownership.versions(),
+                **(facts or {}),
+            }
+            record["weights"] = {**record["weights"], **weights}
+            self.place.write_json("jobs.json", record)
+
+    def _held(self, weights: Mapping[str, str]) -> dict[str, Any] | None:
+        """What the folder notes, if anything; refuses what is of another run."""
+        out = f"out={str(self.place)!r}"
+        if not self.place.exists("jobs.json"):
+            return None
+        try:
+            remedy = "choose another folder"
+            found = self.place.read_json("jobs.json", schemas.JobsRecord, remedy)
+        except UserError as error:
+            raise UserError(f"{out}: {error}") from None
+        held = found.weights
+        changed = ownership.differences(found.identity, self._identity)
+        others = [n for n in weights if held.get(n, weights[n]) != weights[n]]
+        if changed or others:
+            remedy = "" if changed else ", or put these weights back"
+            changed += [f"weights of {_readable(name)}" for name in others]
+            raise UserError(
+                f"{out}: holds another run (it differs in {', '.join(changed)});"
+                f" choose another folder{remedy}"
+            )
+        return found.model_dump()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps a second process off the shard; a killed one lets go of it."""
-        with files.locked(self.path / f".{self.suffix}.lock") as free:
+        with self.place.locked(f".{self.suffix}.lock") as free:
             if not free:
                 raise UserError(
-                    f"out={str(self.path)!r}: another process does shard {self.shard};"
+                    f"out={str(self.place)!r}: another process does shard {self.shard};"
                     " wait for it"
                 )
             yield
@@ -108,11 +129,10 @@ class Folder:
 
     def is_done(self, number: int) -> bool:
         """Rows are asked in order: one listing for a thousand, not a look at each."""
-        where = self._place(number)
+        folder, _, name = _file_of(number).rpartition("/")
         if self._listed[0] != number // 1000:
-            names = os.listdir(where.parent) if where.parent.is_dir() else []
-            self._listed = (number // 1000, set(names))
-        if where.name not in self._listed[1]:
+            self._listed = (number // 1000, set(self.place.names(folder)))
+        if name not in self._listed[1]:
             return False
         if number in self._begun:
             self._forget_parts(number)
@@ -122,11 +142,21 @@ class Folder:
         """The copies of a row that is not done that are still to be made."""
         if row.number not in self._begun:
             return list(range(row.copies))
-        for _, _, path in self._parts(row.number):
-            if _damaged(path):  # its copies are made again
-                path.unlink()
+        for _, _, name in self._parts(row.number):
+            if self._damaged(name):  # its copies are made again
+                self.place.remove(name)
         have = {c for a, b, _ in self._parts(row.number) for c in range(a, b)}
         return [copy for copy in range(row.copies) if copy not in have]
+
+    def done(self, total: int) -> np.ndarray:
+        """(total,) bool: the rows that are done, by one listing of the folder."""
+        found = np.zeros(total, bool)
+        numbers = list(finished(self.place))
+        found[[number for number in numbers if number < total]] = True
+        for number in self._begun:
+            if number < total and found[number]:
+                self._forget_parts(number)
+        return found
 
     # Writing rows.
 
@@ -139,13 +169,13 @@ class Folder:
             if row.number in self._begun:  # its parts were damaged, or never written
                 self._forget_parts(row.number)
             return True
-        where = self._parts_of(row.number)
-        where.mkdir(exist_ok=True)
+        where = _parts_of(row.number)
+        self.place.make(where)
         breaks = np.flatnonzero(np.diff(copies) > 1) + 1
         for run in np.split(np.arange(len(copies)), breaks):
             name = f"{copies[run[0]]:06d}-{copies[run[-1]]:06d}.npz"
             part = {key: values[run] for key, values in arrays.items()}
-            _write_arrays(where / name, part | {"terms": terms})
+            self._write(f"{where}/{name}", part | {"terms": terms}, self.place.write)
         if sum(end - start for start, end, _ in self._parts(row.number)) < row.copies:
             return False
         self.join(row)
@@ -154,56 +184,73 @@ class Folder:
     def join(self, row: Row) -> None:
         """Makes one file of the parts of a row."""
         parts: list[dict[str, np.ndarray]] = []
-        for _, _, path in self._parts(row.number):
-            with path.open("rb") as file, np.load(file) as arrays:
-                parts.append(dict(arrays))
+        try:
+            parts += [self._read(name) for _, _, name in self._parts(row.number)]
+        except FileNotFoundError:
+            if self.place.exists(_file_of(row.number)):  # another worker was first
+                return
+            raise
         terms = [part.pop("terms") for part in parts][0].tolist()
         arrays = {key: np.concatenate([p[key] for p in parts]) for key in parts[0]}
         self._save(row, arrays, terms)
         self._forget_parts(row.number)
 
     def _save(self, row: Row, arrays: dict[str, Any], terms: list[str]) -> None:
-        where = self._place(row.number)
-        if where.exists():  # a shard of another n may have done it meanwhile
+        where = _file_of(row.number)
+        if self.place.exists(where):  # a shard of another n may have done it meanwhile
             return
-        where.parent.mkdir(exist_ok=True)
+        self.place.make(where.rpartition("/")[0])
         facts = {"row": row.number, "seed": row.seed, "terms": terms}
         for name in ("model", "verifier", "stimulus", "label"):
             facts[name] = _readable(getattr(row, name))
-        _write_arrays(where, arrays | facts)
+        self._write(where, arrays | facts, self.place.add)
 
-    def _place(self, number: int) -> Path:
-        return self.path / "rows" / f"{number // 1000:03d}" / f"{number:06d}.npz"
-
-    def _parts_of(self, number: int) -> Path:
-        return self.path / "parts" / f"{number:06d}"
-
-    def _parts(self, number: int) -> list[tuple[int, int, Path]]:
-        """(first copy, one after the last, path), in order."""
-        found = []
-        for path in sorted(self._parts_of(number).glob("*-*.npz")):
-            if match := re.fullmatch(r"([0-9]{6})-([0-9]{6})\.npz", path.name):
+    def _parts(self, number: int) -> list[tuple[int, int, str]]:
+        """(first copy, one after the last, name), in order."""
+        found, where = [], _parts_of(number)
+        for name in sorted(self.place.names(where)):
+            if match := re.fullmatch(r"([0-9]{6})-([0-9]{6})\.npz", name):
                 first, last = map(int, match.groups())
-                found.append((first, last + 1, path))
+                found.append((first, last + 1, f"{where}/{name}"))
         return found
 
     def _forget_parts(self, number: int) -> None:
-        shutil.rmtree(self._parts_of(number), ignore_errors=True)
+        self.place.remove(_parts_of(number))
+
+    def _write(
+        self, name: str, arrays: dict[str, Any], write: Callable[..., Any]
+    ) -> None:
+        write(name, lambda file: np.savez(file, **arrays))
+
+    def _read(self, name: str) -> dict[str, np.ndarray]:
+        with np.load(io.BytesIO(self.place.read(name))) as arrays:
+            return dict(arrays)
+
+    def _damaged(self, name: str) -> bool:
+        """Whether a part cannot be read; a zip has checksums."""
+        try:
+            return not self._read(name)
+        except MemoryError:
+            raise
+        except Exception:  # of a damaged zip, of many kinds
+            return True
 
 
-def _damaged(path: Path) -> bool:
-    """Whether a part cannot be read; a zip has checksums."""
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            return not [arrays[name] for name in arrays.files]
-    except MemoryError:
-        raise
-    except Exception:  # of a damaged zip, of many kinds
-        return True
+def _file_of(number: int) -> str:
+    return f"rows/{number // 1000:03d}/{number:06d}.npz"
 
 
-def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    files.write(path, lambda file: np.savez(file, **arrays))
+def _parts_of(number: int) -> str:
+    return f"parts/{number:06d}"
+
+
+def finished(place: places.Disk | places.Store) -> Iterator[int]:
+    """The numbers of the rows that are done in the place of a run."""
+    for folder in place.names("rows"):
+        if folder.isdecimal():
+            for name in place.names(f"rows/{folder}"):
+                if re.fullmatch(r"[0-9]{6,}\.npz", name):
+                    yield int(name.removesuffix(".npz"))
 
 
 def _readable(text: str) -> str:

@@ -13,7 +13,7 @@ from leaps_jax.data import clips
 from leaps_jax.errors import UserError
 from leaps_jax.model import Model
 from leaps_jax.runs.jobs.folder import Folder
-from leaps_jax.runs.jobs.journal import Journal, in_a_line
+from leaps_jax.runs.jobs.journal import Notes, in_a_line
 from leaps_jax.runs.jobs.settings import Settings
 from leaps_jax.runs.jobs.table import Row
 from leaps_jax.runtime.engine import Engine
@@ -147,8 +147,8 @@ class Group:
         )
         return Ready(self, items, start)
 
-    def give_up(self, error: Exception, items: list[Item], journal: Journal) -> None:
+    def give_up(self, error: Exception, items: list[Item], notes: Notes) -> None:
         """No row of a model that does not fit the devices, say, is tried again."""
         self.broken = f"model={self.model.spec.name}: {in_a_line(error)}"
         for item in items:
-            journal.fail(item.row.number, item.row.line, self.broken)
+            notes.fail(item.row.number, item.row.line, self.broken)

@@ -7,6 +7,7 @@ runs the devices, one writes what is finished.
 import collections
 import contextlib
 import itertools
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from leaps_jax.progress import Steps, Stop, interruptible
 from leaps_jax.runs.jobs import batches
 from leaps_jax.runs.jobs.folder import Folder
 from leaps_jax.runs.jobs.groups import Groups, Item, Ready
-from leaps_jax.runs.jobs.journal import Journal
+from leaps_jax.runs.jobs.journal import Journal, Notes
 from leaps_jax.runs.jobs.settings import Settings
 from leaps_jax.runs.jobs.table import Shard, Survey, rows, survey
 from leaps_jax.runtime import parallel
@@ -31,7 +32,7 @@ from leaps_jax.zoo import references
 
 def execute(
     table: Path,
-    out: Path,
+    out: Path | str,
     settings: Settings,
     batch: int,
     shard: Shard | None = None,
@@ -41,7 +42,7 @@ def execute(
 
     Args:
       table: the CSV file.
-      out: folder of the run; made if missing.
+      out: folder of the run, made if missing, or an address such as s3://bucket/folder.
       settings: of all rows; a folder with others is refused.
       batch: videos at a time, on all devices of this process.
       shard: the rows to do; by default the share of this process.
@@ -65,13 +66,13 @@ def execute(
     shard = shard or Shard.parse(None)
     found = survey(table)
     folder = Folder(out, shard, settings.identity(found, batch))
-    folder.open(_weights(found))
+    folder.open(weights(found), found.facts())
     with folder.locked():
         groups = Groups(settings, folder, executables)
         return _run(table, len(shard.rows(found.rows)), folder, groups, batch)
 
 
-def _weights(found: Survey) -> dict[str, str]:
+def weights(found: Survey) -> dict[str, str]:
     """Digests of all weights that are there; rows of others will say what is wrong."""
     digests = {}
     for name in sorted(found.models | found.verifiers):
@@ -95,49 +96,58 @@ def _run(
     ):
         with writer, batches.ahead(ready, stop) as ahead:
             for batch in ahead:
-                _optimise(batch, size, writer, journal, stop)
-                journal.save("running", total)
+                running = len({item.row.number for item in batch.items})
+                journal.save("running", total, {"running": running})
+                optimise(batch, size, writer.submit, journal, stop)
                 steps.update(journal.over, {"idle %": 100 * journal.idle()})
         steps.update(journal.over, {"idle %": 100 * journal.idle()})
     return journal.save("stopped" if stop else "finished", total)
 
 
-def _optimise(
+def optimise(
     ready: Ready | None,
     size: int,
-    writer: "_Writer",
-    journal: Journal,
+    submit: Callable[..., None],
+    notes: Notes,
     stop: Stop,
 ) -> None:
-    """Runs one batch, and again without the rows that were not finite."""
+    """Runs one batch, and again without the rows that were not finite.
+
+    Args:
+      ready: the batch.
+      size: of all batches.
+      submit: takes what `write` does of the videos.
+      notes: of rows that failed, and of the devices.
+      stop: ends it without videos.
+    """
     while ready is not None:
         group, items, again = ready.group, ready.items, None
         try:
             started = ready.start()
-            journal.begin()
+            notes.begin()
             for snapshot in group.engine.run(size, *started):
                 last = snapshot
                 stop.begin_call()
                 if stop:
                     return
         except NotFiniteError as error:
-            journal.end()
+            notes.end()
             bad = {items[i].row for i in error.videos if i < len(items)}
             bad = bad or {item.row for item in items}
             for row in bad:
-                journal.fail(row.number, row.line, str(error))
+                notes.fail(row.number, row.line, str(error))
             items = [item for item in items if item.row not in bad]
             if items:
                 again = group.ready(items, size)
         except Exception as error:  # hours of work must not end with one model
-            journal.end()
-            group.give_up(error, items, journal)
+            notes.end()
+            group.give_up(error, items, notes)
         else:
-            journal.end()
+            notes.end()
             final = last.placed
             assert final is not None
             videos = _as_bytes(group.engine.decode(final.best))
-            writer.submit(
+            submit(
                 items,
                 parallel.gather(videos, len(items)),
                 parallel.gather(final.best_loss, len(items)),
@@ -180,24 +190,30 @@ class _Writer:
     def _wait(self) -> None:
         self._busy.popleft().result()
 
-    def _write(
-        self,
-        items: list[Item],
-        videos: np.ndarray,
-        loss: np.ndarray,
-        final: dict[str, np.ndarray],
-    ) -> None:
-        arrays = {
-            "videos": videos,
-            "labels": np.array([item.label for item in items]),
-            "loss": loss,
-            "final": np.stack(list(final.values()), -1),
-        }
-        start = 0
-        for row, same in itertools.groupby(items, lambda item: item.row):
-            copies = [item.copy for item in same]
-            own = slice(start, start + len(copies))
-            start += len(copies)
-            values = {name: value[own] for name, value in arrays.items()}
-            if self._folder.add(row, copies, values, list(final)):
-                self._journal.finish()
+    def _write(self, items: list[Item], *what: Any) -> None:
+        for _ in write(self._folder, items, *what):
+            self._journal.finish()
+
+
+def write(
+    folder: Folder,
+    items: list[Item],
+    videos: np.ndarray,
+    loss: np.ndarray,
+    final: dict[str, np.ndarray],
+) -> Iterator[int]:
+    """Writes the videos of a batch, and tells the number of each row that is done."""
+    arrays = {
+        "videos": videos,
+        "labels": np.array([item.label for item in items]),
+        "loss": loss,
+        "final": np.stack(list(final.values()), -1),
+    }
+    start = 0
+    for row, same in itertools.groupby(items, lambda item: item.row):
+        copies = [item.copy for item in same]
+        own = slice(start, start + len(copies))
+        start += len(copies)
+        values = {name: value[own] for name, value in arrays.items()}
+        if folder.add(row, copies, values, list(final)):
+            yield row.number

@@ -3,11 +3,13 @@
 import array
 import csv
 import dataclasses
+import functools
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -74,12 +76,50 @@ class Survey:
       digest: of the file.
       models: every one that is named.
       verifiers: every one that is named.
+      groups: every pair of a model and a verifier, in their order.
+      group: of each row, its place in `groups`.
     """
 
     rows: int
     digest: str
     models: frozenset[str]
     verifiers: frozenset[str]
+    groups: tuple[tuple[str, str], ...]
+    group: np.ndarray
+    _table: Path
+    _header: list[str]
+    _ends: np.ndarray  # of the header and of each row, in bytes
+    _lines: np.ndarray
+
+    def facts(self) -> dict[str, Any]:
+        """What a folder notes of it."""
+        return {"table": os.path.abspath(self._table), "rows": self.rows}
+
+    def row(self, number: int) -> Row:
+        """Reads a row again.
+
+        Raises:
+          UserError: it is no good row.
+          OSError: the table cannot be read.
+        """
+        start, end = self._ends[number : number + 2].tolist()
+        self._file.seek(start)
+        text = self._file.read(end - start).decode("utf-8", "surrogateescape")
+        reader = csv.DictReader(io.StringIO(text, newline=""), self._header)
+        return _row(number, self.line(number), next(reader))
+
+    def line(self, number: int) -> int:
+        """Where a row ends in the file."""
+        return int(self._lines[number])
+
+    @functools.cached_property
+    def _file(self) -> IO[bytes]:
+        return self._table.open("rb")
+
+    def close(self) -> None:
+        """Closes the table."""
+        if "_file" in self.__dict__:
+            self._file.close()
 
 
 def survey(table: Path) -> Survey:
@@ -92,15 +132,19 @@ def survey(table: Path) -> Survey:
     if not os.path.isfile(table) and os.path.exists(table):  # a pipe: <(cat jobs.csv)
         what = "is no regular file, and a table is read more than once"
         raise UserError(f"{where}: {what}; save it to a file")
-    models: set[str] = set()
-    verifiers: set[str] = set()
-    jobs, lines = array.array("q"), array.array("q")  # 16 bytes a row
-    for number, line, fields in _fields(table):
+    groups: dict[tuple[str, str], int] = {}
+    # 28 bytes a row
+    jobs, lines, ends = (array.array("q") for _ in range(3))
+    group = array.array("i")
+    reader = _Reader(table)
+    for number, line, fields in reader.rows():
+        if not number:
+            ends.append(reader.header_end)
         model, verifier, stimulus, label, _, seed = _given(fields).values()
-        models.add(model)
-        verifiers.add(verifier)
+        group.append(groups.setdefault((model, verifier), len(groups)))
         jobs.append(hash((model, verifier, stimulus, label, seed or str(number))))
         lines.append(line)
+        ends.append(reader.end)
     if not jobs:
         raise UserError(f"{where}: has no rows below the header; add some")
     if same := _repeated(np.array(jobs)):
@@ -111,7 +155,19 @@ def survey(table: Path) -> Survey:
         )
     with table.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Survey(len(jobs), digest, frozenset(models), frozenset(verifiers - {""}))
+    models, verifiers = map(frozenset, zip(*groups, strict=True))
+    return Survey(
+        len(jobs),
+        digest,
+        models,
+        verifiers - {""},
+        tuple(groups),
+        np.array(group),
+        table,
+        reader.header,
+        np.array(ends),
+        np.array(lines),
+    )
 
 
 def _repeated(values: np.ndarray) -> tuple[int, int] | None:
@@ -128,7 +184,7 @@ def rows(
     table: Path, shard: Shard, fail: Callable[[int, int, str], None]
 ) -> Iterator[Row]:
     """The good rows of a shard; the others go to `fail(number, line, reason)`."""
-    for number, line, fields in _fields(table):
+    for number, line, fields in _Reader(table).rows():
         if number % shard.count == shard.number - 1:
             try:
                 yield _row(number, line, fields)
@@ -136,27 +192,53 @@ def rows(
                 fail(number, line, str(error))
 
 
-def _fields(table: Path) -> Iterator[tuple[int, int, dict[Any, Any]]]:
-    """(number, line, fields) of every row."""
-    where, line = f"jobs={str(table)!r}", 1
-    try:
-        # Paths may be of any bytes.
-        with table.open(
-            encoding="utf-8-sig", errors="surrogateescape", newline=""
-        ) as file:
-            reader = csv.DictReader(file, strict=True)
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            _check_header(where, list(reader.fieldnames))
-            for number, fields in enumerate(reader):
-                line = reader.line_num
-                yield number, line, fields
-    except csv.Error as error:
-        raise UserError(
-            f"{where}: after line {line}: is no CSV ({error}); look for an open quote"
-        ) from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{where}: cannot be read ({reason}); give a CSV") from None
+class _Reader:
+    """Reads a table.
+
+    Attributes:
+      header: names of the columns.
+      header_end: where it ends, in bytes.
+      end: where the last row that was read ends.
+    """
+
+    def __init__(self, table: Path):
+        self._table, self.header = table, list[str]()
+        self.header_end = self.end = 0
+
+    def rows(self) -> Iterator[tuple[int, int, dict[Any, Any]]]:
+        """(number, line, fields) of every row."""
+        where, line = f"jobs={str(self._table)!r}", 1
+        try:
+            # Paths may be of any bytes.
+            with self._table.open(
+                encoding="utf-8", errors="surrogateescape", newline=""
+            ) as file:
+                reader = csv.DictReader(self._lines(file), strict=True)
+                self.header = [name.strip() for name in reader.fieldnames or ()]
+                reader.fieldnames = self.header
+                _check_header(where, self.header)
+                self.header_end = self.end
+                for number, fields in enumerate(reader):
+                    line = reader.line_num
+                    yield number, line, fields
+        except csv.Error as error:
+            raise UserError(
+                f"{where}: after line {line}: is no CSV ({error}); look for an open"
+                " quote"
+            ) from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{where}: cannot be read ({reason}); give a CSV") from None
+
+    def _lines(self, file: IO[str]) -> Iterator[str]:
+        for line in file:
+            clean = line if self.end else line.removeprefix("\ufeff")
+            self.end += (
+                len(line)
+                if line.isascii()
+                else len(line.encode("utf-8", "surrogateescape"))
+            )
+            yield clean
 
 
 def _check_header(where: str, names: list[str]) -> None:
