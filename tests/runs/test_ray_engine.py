@@ -21,6 +21,7 @@ from ray_tables import POISON, SETTINGS, alive
 
 from leaps_jax import UserError
 from leaps_jax.cli.main import main
+from leaps_jax.files import locked
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import ray_engine
 from leaps_jax.runs.jobs.status import status
@@ -36,8 +37,12 @@ ROWS = 24
 
 @pytest.fixture(scope="module")
 def environment(compiled, tmp_path_factory):
-    """What processes of Ray inherit: tests can be imported, no usage is reported."""
-    with pytest.MonkeyPatch.context() as patch:
+    """What processes of Ray inherit: tests can be imported, no usage is reported.
+
+    One process of pytest at a time has clusters, so that they do not slow each other.
+    """
+    lock = tmp_path_factory.getbasetemp().parent / "ray.lock"
+    with pytest.MonkeyPatch.context() as patch, locked(lock, wait=True):
         path = [str(TESTS), str(TESTS / "runs"), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(path))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
