@@ -31,6 +31,7 @@ PEERS = {
     ),
     **dict.fromkeys(("r3d_18", "swin3d_t", "mvit_v2_s"), "torchvision.models.video"),
     **dict.fromkeys(("timesformer", "vivit_b_16x2"), "transformers"),
+    **dict.fromkeys(("vivit_small", "slow_r50_tiny"), "torch"),
 }
 # as `bench` takes them; the transformer needs the moments that its weights come with
 VERIFIERS = {

@@ -33,6 +33,8 @@ INPUTS = {
     "mvit_v2_s": (16, 224),
     "timesformer": (8, 224),
     "vivit_b_16x2": (32, 224),
+    "vivit_small": (16, 112),
+    "slow_r50_tiny": (16, 80),
 }
 
 
@@ -92,10 +94,56 @@ class SmallViViT(nn.Module):
         return self.head(x[:, 0])
 
 
+class Bottleneck(nn.Module):
+    """A block of `TinyResNet`."""
+
+    def __init__(self, width: int, inner: int, stride: int):
+        super().__init__()
+        strides = (1, stride, stride)
+        self.shortcut = nn.Identity()
+        if width != 4 * inner:
+            self.shortcut = normed(width, 4 * inner, (1, 1, 1), strides)
+        self.a = normed(width, inner, (3, 1, 1))
+        self.b = normed(inner, inner, (1, 3, 3), strides)
+        self.c = normed(inner, 4 * inner, (1, 1, 1))
+
+    def forward(self, x):
+        y = F.relu(self.b(F.relu(self.a(x))))
+        return F.relu(self.c(y) + self.shortcut(x))
+
+
+class TinyResNet(nn.Module):
+    """`slow_r50_tiny`: four stages of two bottlenecks."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = normed(3, 24, (3, 7, 7), (1, 2, 2))
+        blocks, width = [], 24
+        for stage, inner in enumerate((24, 48, 96, 192)):
+            for stride in (1 if stage == 0 else 2, 1):
+                blocks.append(Bottleneck(width, inner, stride))
+                width = 4 * inner
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(width, 400)
+
+    def forward(self, video):
+        x = F.max_pool3d(F.relu(self.stem(video)), (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        return self.head(self.blocks(x).mean((2, 3, 4)))
+
+
+def normed(width: int, features: int, kernel, stride=(1, 1, 1)) -> nn.Module:
+    """A convolution without a bias, and a batch norm."""
+    padding = tuple(k // 2 for k in kernel)
+    convolution = nn.Conv3d(width, features, kernel, stride, padding, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm3d(features))
+
+
 def build(name: str, frames: int, size: int) -> nn.Module:
     """The peer of one of our networks, with random weights."""
     if name == "vivit_small":
         return SmallViViT()
+    if name == "slow_r50_tiny":
+        return TinyResNet()
     if name == "x3d_xs":
         from pytorchvideo.models.x3d import create_x3d
 
@@ -179,7 +227,7 @@ def measure(
 
     shape = (batch, 3, frames, size, size)
     video = torch.randn(shape, device=device, requires_grad=True)
-    label = torch.randint(400, (batch,), device=device)
+    label = torch.randint(23, (batch,), device=device)
     optimizer = torch.optim.Adam([video], lr=0.6, betas=(0.5, 0.9), fused=cuda)
 
     def seen_by(network, x):
