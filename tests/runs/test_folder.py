@@ -155,15 +155,16 @@ def test_a_link_in_a_folder_of_jobs_is_refused(name, begun, tmp_path, elsewhere)
 
 
 def test_a_link_that_comes_later_is_not_followed(tmp_path, elsewhere):
-    held = jobs.folder.Folder(tmp_path / "out", jobs.Shard(1, 1), {})
+    out = tmp_path / "out"
+    held = jobs.folder.Folder(out, jobs.Shard(1, 1), {})
     held.open({})
-    victim = put_link(held.path / ".1-of-1.lock", elsewhere)
+    victim = put_link(out / ".1-of-1.lock", elsewhere)
     victim.write_text("precious")
     with pytest.raises(OSError, match="is a link"), held.locked():
         pass
-    (held.path / "failed-1-of-1.jsonl").symlink_to(victim)
+    (out / "failed-1-of-1.jsonl").symlink_to(victim)
     journal.Journal(held).fail(0, 1, "no such file")
-    assert (held.path / "failed-1-of-1.jsonl").read_text().count("no such file") == 1
+    assert (out / "failed-1-of-1.jsonl").read_text().count("no such file") == 1
     with pytest.raises(OSError, match="is a link"):
-        files.append_json_lines(held.path / ".1-of-1.lock", [1])
+        files.append_json_lines(out / ".1-of-1.lock", [1])
     assert content(elsewhere) == {"victim": b"precious"}
