@@ -64,6 +64,14 @@ def s3(tmp_path_factory):
             server.terminate()
 
 
+def test_the_address_of_a_folder_is_the_folder(tmp_path):
+    """So that links in it are refused, and locks are those of a disk."""
+    (tmp_path / "rows").symlink_to(tmp_path)
+    held = folder.Folder(f"file://{tmp_path}", jobs.Shard(1, 1), {})
+    with pytest.raises(UserError, match="rows is a link"):
+        held.open({})
+
+
 @pytest.fixture(params=["memory", "s3"])
 def out(request):
     return request.getfixturevalue(request.param)

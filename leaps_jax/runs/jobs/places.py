@@ -30,9 +30,10 @@ def place(out: Path | str) -> "Disk | Store":
     Raises:
       UserError: there is no package for such addresses.
     """
-    if isinstance(out, str) and "://" in out:
-        return Store(out)
-    return Disk(Path(out))
+    kind, address, path = str(out).partition("://")
+    if isinstance(out, Path) or not address:
+        return Disk(Path(out))
+    return Disk(Path(path)) if kind == "file" else Store(str(out))
 
 
 class Disk:
@@ -163,9 +164,7 @@ class Store:
         return []
 
     def make(self, name: str = "") -> None:
-        """Makes a folder where the address is of a file system."""
-        if self._files.protocol in ("file", ("file", "local")):
-            self._files.makedirs(self._at(name), exist_ok=True)
+        """Does nothing: a folder of a store is a part of names."""
 
     def read(self, name: str) -> bytes:
         """The content of an object."""
