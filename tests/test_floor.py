@@ -42,7 +42,9 @@ def test_a_gradient_moves_what_its_own_products_do():
     x, v, w = like(2, 3), like(3, 5), like(5, 7)
     first, second = 2 * 3 + 3 * 5 + 2 * 5, 2 * 5 + 5 * 7 + 2 * 7
     total = 2 * 7 + 1  # the sum reads what the last product made
-    assert moved(jax.grad(loss), x, v, w) == F32 * (2 * (first + second) + total)
+    both = F32 * 2 * (first + second)
+    assert moved(jax.grad(loss), x, v, w) == both  # which needs no loss
+    assert moved(jax.value_and_grad(loss), x, v, w) == both + F32 * total
 
 
 def test_a_convolution_of_video():
