@@ -96,7 +96,7 @@ def _temporary(path: Path, content: Content, suffix: str, private: bool) -> Path
 
 
 def add(path: Path, content: Content) -> bool:
-    """Writes a file that is not there, as `write` does; returns whether it was not.
+    """Creates a file as `write` does; returns False if there is one already.
 
     Where the file system has no hard links, a file that comes meanwhile is replaced.
     """

@@ -30,7 +30,7 @@ def add(commands: arguments.Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints it."""
+    """Prints the rows done, failed and running, then models and workers."""
     found = status.status(options.dir)
     whole = found.all
     of = "" if whole.rows is None else f" of {whole.rows}"

@@ -67,7 +67,7 @@ class Disk:
         files.write(self.path / name, content)
 
     def add(self, name: str, content: files.Content) -> bool:
-        """Writes a file that is not there; whether it was not."""
+        """Creates a file; returns False if there is one already."""
         return files.add(self.path / name, content)
 
     def write_json(self, name: str, value: Any) -> None:
@@ -177,7 +177,7 @@ class Store:
             self._files.pipe_file(self._at(name), _bytes(content))
 
     def add(self, name: str, content: files.Content) -> bool:
-        """Writes an object that is not there; whether it was not."""
+        """Creates an object; returns False if there is one already."""
         made = _bytes(content)
         with self._reached(name):
             try:
