@@ -26,6 +26,7 @@ from ray import exceptions
 from leaps_jax import Config
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import ray_engine, status, worker
+from leaps_jax.runs.jobs.crew import Crew
 from leaps_jax.runs.jobs.folder import Folder
 from leaps_jax.runs.jobs.table import survey
 
@@ -112,7 +113,7 @@ class Reference:
 
 
 def main() -> None:
-    """Measures it."""
+    """Reads the arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=256)
@@ -123,7 +124,7 @@ def main() -> None:
 
 
 def measure(folder: Path, rows: int, workers: int, batch: int) -> None:
-    """Measures it in a folder."""
+    """Prints times and memory of a run in a folder."""
     table, out = folder / "jobs.csv", folder / "out"
     with timed("packages imported"):
         pass
@@ -135,7 +136,7 @@ def measure(folder: Path, rows: int, workers: int, batch: int) -> None:
     held.open({}, found.facts())
     write_rows(out, range(0, rows // 2))
     ray = Answering(workers, random.Random(0))
-    crew = ray_engine._Crew(ray, (), "CPU", 1, None)
+    crew = Crew(ray, (), "CPU", 1, None)
     with timed("finished rows listed, rest planned"):
         run = ray_engine._Run(ray, found, held, batch, crew)
     ray_engine._Metrics = lambda _: SimpleNamespace(tell=lambda _: None)

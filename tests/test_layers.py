@@ -68,7 +68,7 @@ KEPT = {
     "pydantic": {"schemas"},
     "tensorboard": {"runs.events"},
     "fsspec": {"runs.jobs.places"},
-    "ray": {"runs.jobs.ray_engine"},
+    "ray": {"runs.jobs.crew", "runs.jobs.ray_engine"},
     "matplotlib": {"evaluation.page", "evaluation.plots"},
 }
 

@@ -11,7 +11,7 @@ from job_tables import CONFIG
 from tiny import make_tiny
 
 from leaps_jax.runs import jobs
-from leaps_jax.runs.jobs import ray_engine
+from leaps_jax.runs.jobs import crew, ray_engine
 from leaps_jax.zoo import load as loading
 from leaps_jax.zoo import references
 
@@ -25,7 +25,7 @@ def use_tiny() -> None:
     references.fingerprint = lambda reference: reference
 
 
-class Tiny(ray_engine._Actor):
+class Tiny(crew.Actor):
     """A worker that takes `PAUSE` seconds more for a batch, and leaves its number.
 
     A file of `workers/` beside the folder of the run is named by the process, and holds
@@ -67,7 +67,7 @@ def alive(out: Path) -> dict[int, str]:
 def main() -> None:
     """A driver: TABLE OUT BATCH; prints its record, or the error of a user."""
     use_tiny()
-    ray_engine._Actor = Tiny
+    crew.Actor = Tiny
     table, out, batch = sys.argv[1:]
     try:
         record = ray_engine.execute(Path(table), Path(out), SETTINGS, int(batch))

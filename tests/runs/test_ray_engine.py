@@ -23,7 +23,7 @@ from leaps_jax import UserError
 from leaps_jax.cli.main import main
 from leaps_jax.files import locked
 from leaps_jax.runs import jobs
-from leaps_jax.runs.jobs import ray_engine
+from leaps_jax.runs.jobs import crew, ray_engine
 from leaps_jax.runs.jobs.status import status
 
 # Ray leaves pipes and logs of the processes that it started to the collector.
@@ -70,7 +70,7 @@ def cluster(environment):
 
 @pytest.fixture
 def tiny_workers(models, monkeypatch):
-    monkeypatch.setattr(ray_engine, "_Actor", ray_tables.Tiny)
+    monkeypatch.setattr(crew, "Actor", ray_tables.Tiny)
 
 
 @pytest.fixture(scope="module")

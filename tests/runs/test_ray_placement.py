@@ -12,7 +12,7 @@ pytest.importorskip("ray")
 from ray_simulated import Simulated
 
 from leaps_jax.runs import jobs
-from leaps_jax.runs.jobs import ray_engine
+from leaps_jax.runs.jobs import crew, ray_engine
 from leaps_jax.runs.jobs.folder import Folder
 from leaps_jax.runs.jobs.table import survey
 
@@ -34,11 +34,12 @@ def simulate(tmp_path, monkeypatch):
         folder = Folder(tmp_path / "out", jobs.Shard(1, 1), {})
         folder.open({})
         monkeypatch.setattr(ray_engine, "time", ray)
+        monkeypatch.setattr(crew, "time", ray)
         quiet = SimpleNamespace(tell=lambda _: None)
         monkeypatch.setattr(ray_engine, "_Metrics", lambda _: quiet)
-        crew = ray_engine._Crew(ray, (), "CPU", 1, None)
+        workers = crew.Crew(ray, (), "CPU", 1, None)
         with contextlib.closing(table):
-            record = ray_engine._Run(ray, table, folder, BATCH, crew).go()
+            record = ray_engine._Run(ray, table, folder, BATCH, workers).go()
         assert record["finished"] == len(rows)
         return record
 

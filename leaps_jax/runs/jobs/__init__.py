@@ -8,8 +8,8 @@ are those of a batch, so do the rows that share its batch.
 From the bottom up: `table` reads rows, `settings` is what they have in common,
 `places` are disks and object stores, `folder` what is written there, `journal` how far
 it is, `groups` the models, `batches` decodes and fills, `pipeline` runs it all in this
-process. `ray_engine` hands batches to a `worker` for each device of a cluster instead.
-`status` tells how far any of them is.
+process. `ray_engine` hands batches to the `crew` of a cluster instead, a `worker` for
+each device. `status` tells how far any of them is.
 
 >>> jobs.execute(Path("jobs.csv"), Path("videos"), settings, batch=32)  # doctest: +SKIP
 """

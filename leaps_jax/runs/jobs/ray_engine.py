@@ -10,29 +10,36 @@ engine goes on with a folder.
 import collections
 import contextlib
 import dataclasses
-import os
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from leaps_jax.errors import UserError, last_line
+from leaps_jax.errors import UserError
 from leaps_jax.progress import Steps, interruptible
 from leaps_jax.runs.jobs import pipeline
+from leaps_jax.runs.jobs.crew import (
+    Crew,
+    Member,
+    connected,
+    device_kind,
+    import_ray,
+    nodes,
+    reason_of,
+)
 from leaps_jax.runs.jobs.folder import Folder
-from leaps_jax.runs.jobs.journal import Journal, in_a_line
+from leaps_jax.runs.jobs.journal import Journal
 from leaps_jax.runs.jobs.settings import Settings
 from leaps_jax.runs.jobs.table import Row, Shard, Survey, survey
-from leaps_jax.runs.jobs.worker import LOOKAHEAD, Batch, Done, Worker
+from leaps_jax.runs.jobs.worker import LOOKAHEAD, Batch, Done
 
 TRIES = 3  # times that a batch may end its worker
 LATE = 3  # times as long as batches take: a worker without any does it as well
 NEWS = 1.0  # seconds from one record of the run to the next
 PATIENCE = 60.0  # seconds without any worker until a line says so
-LOOK = 1.0  # seconds from one look for machines and workers to the next
 
 
 def execute(
@@ -69,12 +76,12 @@ def execute(
     for name, value in (("batch", batch), ("devices", devices), ("workers", workers)):
         if value is not None and value < 1:
             raise UserError(f"{name}={value}: must be at least 1")
-    ray = _ray()
+    ray = import_ray()
     dtype = settings.dtype
     dataclasses.replace(settings, dtype=dtype or "float32").check()  # needs no device
     found = survey(table)
-    with contextlib.closing(found), _connected(ray):
-        kind = _kind(ray)
+    with contextlib.closing(found), connected(ray):
+        kind = device_kind(ray)
         if dtype is None:  # the workers' choice, not that of this machine
             settings = dataclasses.replace(
                 settings, dtype="float32" if kind == "CPU" else "bfloat16"
@@ -90,187 +97,8 @@ def execute(
                 batch,
                 kind,
             )
-            crew = _Crew(ray, made, kind, devices, workers)
+            crew = Crew(ray, made, kind, devices, workers)
             return _Run(ray, found, folder, batch, crew).go()
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise UserError(
-            "engine='ray': is not installed; pip install 'leaps_jax[ray]', or use"
-            " --engine local"
-        ) from None
-    return ray
-
-
-@contextlib.contextmanager
-def _connected(ray: Any) -> Iterator[None]:
-    """Connects to a cluster, unless that was done before."""
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        ray.init(log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r}"
-        raise UserError(
-            f"{where}: no cluster answers there ({in_a_line(error)}); start one with"
-            " `ray start --head`, or unset it for one on this machine"
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def nodes(ray: Any) -> dict[str, dict[str, float]]:
-    """The resources of machines that are alive."""
-    return {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"]}
-
-
-def _kind(ray: Any) -> str:
-    has = {name for resources in nodes(ray).values() for name in resources}
-    return next((kind for kind in ("GPU", "TPU") if kind in has), "CPU")
-
-
-class _Actor(Worker):
-    """A worker that says which machine it is on, once it can work."""
-
-    def __init__(self, variables: Mapping[str, str], *made: Any):
-        os.environ.update(variables)  # before JAX starts its devices
-        super().__init__(*made)
-
-    def node(self) -> str:
-        return _ray().get_runtime_context().get_node_id()
-
-
-@dataclasses.dataclass(eq=False)
-class _Member:
-    """A worker as the driver knows it.
-
-    Attributes:
-      name: a number, which stays when Ray starts it again.
-      actor: its handle.
-      node: where it is; empty while it starts.
-      group: what it was given last.
-      held: what its process was given.
-      batches: that it has, {reference of the answer: (batch, since when)}, in order.
-      first: when its first batch was over.
-      busy: seconds in which its devices had a batch since then.
-    """
-
-    name: int
-    actor: Any
-    node: str = ""
-    group: tuple[str, str] | None = None
-    held: set[tuple[str, str]] = dataclasses.field(default_factory=set)
-    batches: dict[Any, tuple[Batch, float]] = dataclasses.field(default_factory=dict)
-    first: float = 0.0
-    busy: float = 0.0
-    done: int = 0
-    rows: int = 0
-
-
-class _Crew:
-    """The workers: as many as there are devices for."""
-
-    def __init__(
-        self, ray: Any, made: tuple[Any, ...], kind: str, devices: int, most: int | None
-    ):
-        self._ray, self._made, self._kind = ray, made, kind
-        self._devices, self._most, self._looked = devices, most, 0.0
-        self.members: list[_Member] = []
-        self.starting: dict[Any, _Member] = {}  # by the reference of its greeting
-        self._absent: list[_Member] = []
-        self._refused = 0
-
-    def grow(self) -> None:
-        """Makes workers for devices that have none, also those of new machines.
-
-        Raises:
-          UserError: no machine has so many devices.
-        """
-        now = time.monotonic()
-        if self._looked and now - self._looked < LOOK:
-            return
-        self._looked = now
-        while self._absent:
-            self.greet(self._absent.pop())
-        has = [r.get(self._kind, 0) for r in nodes(self._ray).values()]
-        room = int(sum(n // self._devices for n in has))
-        if not (room or self._most or self.members):
-            raise UserError(
-                f"devices-per-worker={self._devices}: no machine has more than"
-                f" {max(has, default=0):.0f} {self._kind}s; lower it"
-            )
-        while len(self.members) + self._refused < (self._most or room):
-            member = _Member(len(self.members) + self._refused, self._actor())
-            self.members.append(member)
-            self.greet(member)
-
-    def _actor(self) -> Any:
-        flags = [os.environ.get("XLA_FLAGS", "")]
-        variables = {}
-        options: dict[str, Any] = {"num_cpus": 0}
-        if self._kind == "CPU":
-            options["num_cpus"] = self._devices
-            flags.append(f"--xla_force_host_platform_device_count={self._devices}")
-            variables["NPROC"] = str(self._devices)  # threads of XLA
-        elif self._kind == "GPU":
-            options["num_gpus"] = self._devices
-        else:
-            options["resources"] = {"TPU": self._devices}
-        variables["XLA_FLAGS"] = " ".join(flags).strip()
-        actor = self._ray.remote(_Actor).options(
-            # batches, and meanwhile to be greeted and told what to drop
-            max_concurrency=LOOKAHEAD + 2,
-            max_restarts=-1,
-            **options,
-        )
-        return actor.remote(variables, *self._made)
-
-    def greet(self, member: _Member) -> None:
-        """Asks a worker to answer once it can work."""
-        self.starting[member.actor.node.remote()] = member
-
-    def welcome(self, reference: Any) -> None:
-        """Takes the answer of a worker that was greeted.
-
-        Raises:
-          UserError: it cannot work, and was the last.
-        """
-        member = self.starting.pop(reference)
-        try:
-            member.node = self._ray.get(reference)
-        except self._ray.exceptions.ActorUnavailableError:
-            self._absent.append(member)
-        except self._ray.exceptions.RayError as error:
-            self.members.remove(member)
-            self._refused += 1
-            if not self.members:
-                raise UserError(_reason(error)) from None
-
-    def lose(self, member: _Member, end: bool) -> None:
-        """Waits for another process of a worker, which Ray starts here or elsewhere.
-
-        Args:
-          member: whose process died or is of no use.
-          end: it goes on, and is ended.
-        """
-        member.node, member.group = "", None
-        member.held.clear()
-        if end:
-            with contextlib.suppress(self._ray.exceptions.RayError):
-                self._ray.kill(member.actor, no_restart=False)
-        self._absent.append(member)
-
-    def close(self) -> None:
-        """Ends all workers."""
-        for member in self.members:
-            with contextlib.suppress(Exception):  # of a cluster that is gone
-                self._ray.kill(member.actor)
 
 
 class _Waiting:
@@ -321,7 +149,7 @@ class _Waiting:
 class _Run:
     """What is to do, who does it, and what came of it."""
 
-    def __init__(self, ray: Any, table: Survey, folder: Folder, size: int, crew: _Crew):
+    def __init__(self, ray: Any, table: Survey, folder: Folder, size: int, crew: Crew):
         self._ray, self._table, self._folder = ray, table, folder
         self._size, self._crew = size, crew
         self._journal = Journal(folder)
@@ -380,7 +208,7 @@ class _Run:
                     if batch is not None:
                         self._give(member, batch)
 
-    def _next(self, member: _Member) -> Batch | None:
+    def _next(self, member: Member) -> Batch | None:
         """What a worker should do next."""
         if any(self._tries[batch.number] for batch, _ in member.batches.values()):
             return None  # alone, a batch that ends its worker is known to have done it
@@ -404,7 +232,7 @@ class _Run:
         self._number += 1
         return Batch(self._number, group, tuple(rows))
 
-    def _best(self, member: _Member) -> tuple[str, str] | None:
+    def _best(self, member: Member) -> tuple[str, str] | None:
         """The group that a worker did last, or else the one with most work for each."""
         waiting = {group: len(rows) for group, rows in self._waiting.items() if rows}
         if not waiting or member.group in waiting:
@@ -412,7 +240,7 @@ class _Run:
         at_it = collections.Counter(m.group for m in self._crew.members)
         return max(waiting, key=lambda group: waiting[group] / (1 + at_it[group]))
 
-    def _late(self, member: _Member) -> Batch | None:
+    def _late(self, member: Member) -> Batch | None:
         """A batch of another worker that waits there, or takes far too long."""
         if not self._took:
             return None
@@ -426,7 +254,7 @@ class _Run:
                     return batch
         return None
 
-    def _give(self, member: _Member, batch: Batch) -> None:
+    def _give(self, member: Member, batch: Batch) -> None:
         reference = member.actor.do.remote(batch)
         member.batches[reference] = batch, time.monotonic()
         member.group = batch.group
@@ -449,7 +277,7 @@ class _Run:
                 else:
                     self._answered(reference, members[reference])
 
-    def _answered(self, reference: Any, member: _Member) -> None:
+    def _answered(self, reference: Any, member: Member) -> None:
         batch, since = member.batches.pop(reference)
         others = self._open.get(batch.number, 0) - 1  # below 0: another was first
         if others >= 0:
@@ -479,7 +307,7 @@ class _Run:
             self._batches += 1
             self._count(batch, done, member)
 
-    def _lost(self, batch: Batch, member: _Member, error: Exception) -> None:
+    def _lost(self, batch: Batch, member: Member, error: Exception) -> None:
         """A batch whose worker died, or is of no use any more."""
         if isinstance(error, self._ray.exceptions.RayActorError):
             if member.node and member.node not in nodes(self._ray):
@@ -499,12 +327,12 @@ class _Run:
                 self._again.append(part)
             return
         ((row, _),) = batch.rows
-        reason = f"ended its worker {TRIES} times ({_reason(error)})"
+        reason = f"ended its worker {TRIES} times ({reason_of(error)})"
         remedy = "look at its clip and at the memory of the machine"
         self._journal.fail(row.number, row.line, f"row: {reason}; {remedy}")
         self._left.pop(row.number, None)
 
-    def _count(self, batch: Batch, done: Done, member: _Member) -> None:
+    def _count(self, batch: Batch, done: Done, member: Member) -> None:
         for number, (line, reason) in done.failed.items():
             self._journal.fail(number, line, reason)
             self._left.pop(number, None)
@@ -571,8 +399,3 @@ class _Metrics:
         self._idle.set(record["idle_share"])
         for worker in record["workers"]:
             self._workers.set(worker["rows"], {"worker": worker["worker"]})
-
-
-def _reason(error: Exception) -> str:
-    """The last line of an error of Ray, which is that of what it was called for."""
-    return last_line(str(error)).removeprefix("leaps_jax.errors.UserError: ")
