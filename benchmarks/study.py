@@ -139,6 +139,14 @@ STEPS: Runs = {
         "200 steps, faster, tv 4": FASTER | {"steps": 200, "spatial_tv": 4.0},
         "200 steps, faster, beta2 0.9": FASTER | {"steps": 200, "beta2": 0.9},
         "400 steps, faster": FASTER,
+        "300 steps, faster, end 0.01": FASTER
+        | {"steps": 300, "final_learning_rate": 0.01},
+        "200 steps, faster, end 0.003": FASTER
+        | {"steps": 200, "final_learning_rate": 0.003},
+        "200 steps, faster, end 0.01, decay 1.25": FASTER
+        | {"steps": 200, "final_learning_rate": 0.01, "spatial_decay": 1.25},
+        "200 steps, faster, end 0.01, tv 3": FASTER
+        | {"steps": 200, "final_learning_rate": 0.01, "spatial_tv": 3.0},
     }.items()
 }
 
@@ -230,7 +238,7 @@ def run(
         verifier = others[0] if others else None
         if verifier is None:
             objective = objective.without_verifier()
-    seeds = range(options.seeds)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     clips = np.concatenate([stimuli(model, seed) for seed in seeds])
     labels = list(CLASSES) * len(seeds)
     began = time.monotonic()
@@ -263,6 +271,7 @@ def run(
         "verifier": verifier,
         "select": options.select,
         "videos": len(labels),
+        "first_seed": options.first_seed,
         "seconds": round(seconds, 1),
         "found": found,
     }
@@ -467,6 +476,7 @@ def main() -> None:
     one.add_argument("--only", nargs="+", metavar="NAME", help="runs of the study")
     one.add_argument("--variants", nargs="+", metavar="NAME", help="likewise")
     one.add_argument("--seeds", type=int, default=4)
+    one.add_argument("--first-seed", type=int, default=0)
     one.add_argument("--frames", type=int, default=8, help="of a video in a picture")
     one.add_argument("--share", default="1/1", metavar="I/N")
     one.add_argument("--seconds", type=float, default=1e9, help="start none after it")

@@ -138,12 +138,15 @@ def _tell(line: str) -> None:
     print(f"compile cache: {line}", file=sys.stderr)
 
 
-# CUDA graphs, in which kernels that do not depend on each other run at the same time,
-# above all those of the model and of its verifier.
 _GPU_OPTIONS = {
+    # CUDA graphs, in which kernels that do not depend on each other run at the same
+    # time, above all those of the model and of its verifier.
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN"
     ",DYNAMIC_SLICE_FUSION,CONVOLUTION,COLLECTIVES",
     "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT",
+    # Queries, keys and values stay three products: cuBLAS adds the bias to each. After
+    # a merged one, biases take kernels of their own.
+    "xla_gpu_dot_merger_threshold_mb": 0,
 }
 
 
