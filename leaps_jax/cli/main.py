@@ -69,7 +69,7 @@ def _run(words: list[str] | None) -> int:
         options = parser.parse_args(words)
         options.words = sys.argv[1:] if words is None else words
         turn_off_triton_gemm()
-        _use_compilation_cache()
+        executable_cache.use_folder_of_user()
         return options.run(options)
     except UserError as error:
         print(f"leaps-jax: error: {error}", file=sys.stderr)
@@ -122,10 +122,3 @@ def turn_off_triton_gemm() -> None:
     if "xla_gpu_enable_triton_gemm" not in flags:
         flags = f"{flags} --xla_gpu_enable_triton_gemm=false".strip()
         os.environ["XLA_FLAGS"] = flags
-
-
-def _use_compilation_cache() -> None:
-    """Keeps compiled steps on disk, so that the second start of a job is quick."""
-    executable_cache.use_folder_of_user()
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -59,12 +59,16 @@ def folder() -> Path | None:
 def use_folder_of_user() -> None:
     """Gives JAX's compilation cache a folder, and turns it off where that is not safe.
 
+    All that is compiled is kept in it, however short that took.
+
     JAX runs what it finds there and checks nothing. The folder is that of
     `JAX_COMPILATION_CACHE_DIR`, or else `leaps_jax` among the user's caches. Where
     others can write to it, a line says so.
     """
     # Of a disk that can only be read, one line of ours is enough.
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache")
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     given = "JAX_COMPILATION_CACHE_DIR" in os.environ
     try:
         if not given:

@@ -28,8 +28,9 @@ class Actor:
         self._ray, self._number = ray, number
         self.ready = self.free = ray.now + ray.starting
         self.compiled: list[Any] = []
+        self._prepared: dict[Any, float] = {}
         self.runs: list[tuple[float, float]] = []
-        for name in ("node", "drop", "do"):
+        for name in ("node", "drop", "do", "prepare"):
             setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
 
     def _node(self) -> Answer:
@@ -38,12 +39,18 @@ class Actor:
     def _drop(self, number: int) -> None:
         """It does it nevertheless."""
 
+    def _prepare(self, *group: str) -> None:
+        """In a thread of its own, beside those of batches."""
+        self.compiled.append(group)
+        self._prepared[group] = max(self.ready, self._ray.now) + self._ray.compiling
+
     def _do(self, batch) -> Answer:
         ray = self._ray
         self.ready = max(self.ready, ray.now) + ray.decoding
         if batch.group not in self.compiled:
             self.compiled.append(batch.group)
             self.ready += ray.compiling
+        self.ready = max(self.ready, self._prepared.get(batch.group, 0.0))
         start = max(self.ready, self.free)
         seconds = ray.seconds(batch, self._number)
         self.free = start + seconds

@@ -60,6 +60,16 @@ def test_four_models_keep_eight_devices_busy(simulate, interleaved):
     assert sum(len(actor.compiled) for actor in ray.actors) <= 16
 
 
+def test_a_worker_prepares_its_next_model_while_it_works(simulate):
+    """It takes 60 seconds, and two models of a worker come one after the other."""
+    ray = Simulated(2, lambda batch, _: 20.0)
+    simulate([(model, 20 * BATCH) for model in range(4)], ray)
+    for actor in ray.actors:
+        assert len(actor.compiled) >= 2
+        runs = itertools.pairwise(actor.runs)
+        assert max(later[0] - before[1] for before, later in runs) < 3
+
+
 def test_a_slow_machine_does_less(simulate):
     """One takes twenty times as long: others do its share, and do not wait for it."""
     ray = Simulated(WORKERS, lambda batch, number: 400.0 if number == 3 else 20.0)

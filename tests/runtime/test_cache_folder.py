@@ -15,7 +15,8 @@ from leaps_jax.runtime import executable_cache
 @pytest.fixture
 def chosen(tmp_path, monkeypatch):
     """The folder of JAX's cache that a command would choose under an environment."""
-    before = jax.config.jax_compilation_cache_dir
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
 
@@ -30,7 +31,8 @@ def chosen(tmp_path, monkeypatch):
         return executable_cache.folder()
 
     yield choose
-    jax.config.update("jax_compilation_cache_dir", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.mark.parametrize("given", [None, "", "relative", "."])
@@ -58,6 +60,7 @@ def test_a_folder_of_ones_own_is_taken(chosen, tmp_path, capsys):
     for path in (own, tmp_path / "link"):
         assert chosen(JAX_COMPILATION_CACHE_DIR=path) == path
     assert chosen(JAX_COMPILATION_CACHE_DIR="") is None
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
     assert not capsys.readouterr().err
 
 

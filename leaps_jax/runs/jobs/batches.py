@@ -54,7 +54,7 @@ def decoded(
     try:
         for row, copies in rows:
             with notes.failing(row, f"model={row.model!r}"):
-                group = groups.of(row)
+                group = groups.of(row.model, row.verifier)
                 label = group.model.spec.label_index(row.label)
                 if group.primed and not row.stimulus:
                     method = group.settings.method

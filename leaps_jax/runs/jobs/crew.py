@@ -81,6 +81,7 @@ class Member:
       actor: its handle.
       node: where it is; empty while it starts.
       group: what it was given last.
+      next: what it was told to prepare.
       held: what its process was given.
       batches: that it has, {reference of the answer: (batch, since when)}, in order.
       first: when its first batch was over.
@@ -91,6 +92,7 @@ class Member:
     actor: Any
     node: str = ""
     group: tuple[str, str] | None = None
+    next: tuple[str, str] | None = None
     held: set[tuple[str, str]] = dataclasses.field(default_factory=set)
     batches: dict[Any, tuple[Batch, float]] = dataclasses.field(default_factory=dict)
     first: float = 0.0
@@ -150,8 +152,8 @@ class Crew:
             options["resources"] = {"TPU": self._devices}
         variables["XLA_FLAGS"] = " ".join(flags).strip()
         actor = self._ray.remote(Actor).options(
-            # batches, and meanwhile to be greeted and told what to drop
-            max_concurrency=LOOKAHEAD + 2,
+            # batches, and meanwhile to be greeted and told what to drop and prepare
+            max_concurrency=LOOKAHEAD + 3,
             max_restarts=-1,
             **options,
         )
@@ -185,7 +187,7 @@ class Crew:
           member: whose process died or is of no use.
           end: it goes on, and is ended.
         """
-        member.node, member.group = "", None
+        member.node, member.group, member.next = "", None, None
         member.held.clear()
         if end:
             with contextlib.suppress(self._ray.exceptions.RayError):

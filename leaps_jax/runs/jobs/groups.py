@@ -56,56 +56,65 @@ class Groups:
         self._open: collections.OrderedDict[tuple[str, str], Group | UserError]
         self._open = collections.OrderedDict()
 
-    def of(self, row: Row) -> "Group":
+    def of(self, model: str, verifier: str) -> "Group":
         """Raises UserError where the model or the verifier is of no use."""
-        key = (row.model, row.verifier)
+        key = model, verifier
         if key not in self._open:
-            self._open[key] = self._made(row)
-            if len(self._open) > OPEN:
-                self._open.popitem(last=False)
+            self.keep(self.make(model, verifier), model, verifier)
         self._open.move_to_end(key)
         group = self._open[key]
         if isinstance(group, UserError) or group.broken:
             raise UserError(str(getattr(group, "broken", group)))
         return group
 
-    def _made(self, row: Row) -> "Group | UserError":
+    def keep(self, group: "Group | UserError", model: str, verifier: str) -> None:
+        """Keeps what `make` made, instead of what was not used for the longest time."""
+        self._open.setdefault((model, verifier), group)
+        if len(self._open) > OPEN:
+            self._open.popitem(last=False)
+
+    def make(self, model: str, verifier: str) -> "Group | UserError":
+        """Loads a group, which is not kept: for another thread than that of `of`."""
         try:
-            group = Group(row, self._settings, self._executables)
-            names = [row.model] + ([row.verifier] if group.verifier else [])
+            group = Group(model, verifier, self._settings, self._executables)
+            names = [model] + ([verifier] if group.verifier else [])
             # after they were read: the folder knows which ones they must be
             self._folder.claim({name: references.fingerprint(name) for name in names})
             return group
         except UserError as error:
             return error
         except Exception as error:  # hours of work must not end with one model
-            return UserError(f"model={row.model!r}: {in_a_line(error)}")
+            return UserError(f"model={model!r}: {in_a_line(error)}")
 
 
 class Group:
     """A model and a verifier."""
 
     def __init__(
-        self, row: Row, settings: Settings, executables: ExecutableCache | None = None
+        self,
+        model: str,
+        verifier: str,
+        settings: Settings,
+        executables: ExecutableCache | None = None,
     ):
         load = functools.partial(
             loading.load_model, dtype=settings.dtype, remat=settings.remat
         )
-        model = load(row.model)
-        spec = dataclasses.replace(model.spec, **settings.clip())
-        self.model = dataclasses.replace(model, spec=spec)
+        loaded = load(model)
+        spec = dataclasses.replace(loaded.spec, **settings.clip())
+        self.model = dataclasses.replace(loaded, spec=spec)
         synthesis.check_input(self.model)
         self.settings, config = settings, settings.config
         self.executables = executables
         self.objective = objectives.METHODS[settings.method](config)
         self.verifier: Model | None = None
-        if row.verifier and "verifier" in self.objective.uses:
-            self.verifier = load(row.verifier, argument="verifier")
+        if verifier and "verifier" in self.objective.uses:
+            self.verifier = load(verifier, argument="verifier")
             try:
                 taps.target_moments(self.verifier)
             except UserError:
                 raise UserError(
-                    f"verifier={row.verifier!r}: has no batch norm and no stored"
+                    f"verifier={verifier!r}: has no batch norm and no stored"
                     " statistics; store some with `convert --moments DIR`"
                 ) from None
         elif "verifier" in self.objective.uses:

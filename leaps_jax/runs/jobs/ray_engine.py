@@ -37,6 +37,7 @@ from leaps_jax.runs.jobs.table import Row, Shard, Survey, survey
 from leaps_jax.runs.jobs.worker import LOOKAHEAD, Batch, Done
 
 TRIES = 3  # times that a batch may end its worker
+SOON = 4  # batches that a worker does while it prepares its next model
 LATE = 3  # times as long as batches take: a worker without any does it as well
 NEWS = 1.0  # seconds from one record of the run to the next
 PATIENCE = 60.0  # seconds without any worker until a line says so
@@ -233,12 +234,38 @@ class _Run:
         return Batch(self._number, group, tuple(rows))
 
     def _best(self, member: Member) -> tuple[str, str] | None:
-        """The group that a worker did last, or else the one with most work for each."""
-        waiting = {group: len(rows) for group, rows in self._waiting.items() if rows}
-        if not waiting or member.group in waiting:
-            return member.group if waiting else None
-        at_it = collections.Counter(m.group for m in self._crew.members)
-        return max(waiting, key=lambda group: waiting[group] / (1 + at_it[group]))
+        """The group that a worker has, or is prepared for, or that needs one most."""
+        waiting = self._rows_waiting()
+        for group in (member.group, member.next):
+            if group in waiting:
+                return group
+        share = self._share(waiting)
+        return max(share, key=share.__getitem__, default=None)
+
+    def _rows_waiting(self) -> dict[tuple[str, str], int]:
+        return {group: len(rows) for group, rows in self._waiting.items() if rows}
+
+    def _share(
+        self, waiting: Mapping[tuple[str, str], int]
+    ) -> dict[tuple[str, str], float]:
+        """The rows of each group for each of its workers and one more."""
+        at_it = collections.Counter(m.next or m.group for m in self._crew.members)
+        return {group: rows / (1 + at_it[group]) for group, rows in waiting.items()}
+
+    def _look_ahead(self, member: Member) -> None:
+        """Has a worker prepare the next group when little is left of its own."""
+        waiting, few = self._rows_waiting(), SOON * self._size
+        at_it = sum(m.group == member.group for m in self._crew.members)
+        left = waiting.pop(member.group, 0) if member.group else 0
+        if left > few * at_it or member.next in waiting:
+            return
+        share = self._share(waiting)
+        group = max(share, key=share.__getitem__, default=None)
+        if group and share[group] > few:
+            member.next = group
+            if group not in member.held:
+                member.held.add(group)
+                member.actor.prepare.remote(*group)
 
     def _late(self, member: Member) -> Batch | None:
         """A batch of another worker that waits there, or takes far too long."""
@@ -260,6 +287,7 @@ class _Run:
         member.group = batch.group
         member.held.add(batch.group)
         self._open[batch.number] = self._open.get(batch.number, 0) + 1
+        self._look_ahead(member)
 
     # Hearing what came of it.
 

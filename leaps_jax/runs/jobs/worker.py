@@ -1,11 +1,12 @@
 """A worker of a run on several machines: some devices of one of them, and one process.
 
 It keeps its models and compiled steps, and writes the files of rows itself. Of three
-batches one is decoded and compiled, one is on the devices, one is written. It decodes
-with threads of its own: clips then never travel between machines, and who is slow at
-it holds up nobody else.
+batches one is decoded and compiled, one is on the devices, one is written; the model
+that comes next is loaded and compiled beside them. It decodes with threads of its own:
+clips then never travel between machines, and who is slow at it holds up nobody else.
 """
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -108,6 +109,16 @@ class Worker:
     def drop(self, number: int) -> None:
         """Leaves out a batch, unless it is on the devices."""
         self._dropped.add(number)
+
+    def prepare(self, model: str, verifier: str) -> None:
+        """Loads and compiles what batches to come need, while others run."""
+        with parallel.on_processor():
+            group = self._groups.make(model, verifier)
+            if isinstance(group, Group):
+                with contextlib.suppress(Exception):  # the first batch says what
+                    group.engine.compile(self._size)
+        with self._preparing:
+            self._groups.keep(group, model, verifier)
 
     def do(self, batch: Batch) -> Done:
         """Makes the videos of a batch.
