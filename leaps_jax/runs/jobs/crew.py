@@ -41,8 +41,9 @@ def connected(ray: Any) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')!r}"
         raise UserError(
-            f"{where}: no cluster answers there ({in_a_line(error)}); start one with"
-            " `ray start --head`, or unset it for one on this machine"
+            f"{where}: no cluster answers there ({in_a_line(error)}); set"
+            " RAY_AUTH_MODE=token for one that asks for a token, start one with `ray"
+            " start --head`, or unset it for one on this machine"
         ) from None
     try:
         yield
