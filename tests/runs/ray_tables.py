@@ -10,6 +10,7 @@ from pathlib import Path
 from job_tables import CONFIG
 from tiny import make_tiny
 
+from leaps_jax.data import arrays
 from leaps_jax.runs import jobs
 from leaps_jax.runs.jobs import crew, ray_engine
 from leaps_jax.zoo import load as loading
@@ -33,9 +34,12 @@ class Tiny(crew.Actor):
     `hold`, batches wait.
     """
 
-    def __init__(self, variables, out, *made):
+    def __init__(self, variables, tasks, out, *made):
         use_tiny()
-        super().__init__(variables, out, *made)
+        *made, kind = made
+        if kind == "GPU":  # simulated: it cannot decode itself
+            arrays.open_array = None
+        super().__init__(variables, tasks, out, *made, "CPU")
         folder = Path(str(out).removeprefix("file://")).parent / "workers"
         folder.mkdir(exist_ok=True)
         self._once, self._hold = folder / "once", folder / "hold"

@@ -24,16 +24,19 @@ def test_several_clips_are_decoded_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     both = threading.Barrier(2, timeout=30)
 
-    def decode(row):
-        both.wait()
-        return row.number
+    def decoding(row):
+        def decode():
+            both.wait()
+            return row.number
+
+        return decode
 
     rows = [jobs.Row(i, i + 2, "a@b", "", "c", "0", 1, 0) for i in range(6)]
     held = folder.Folder(tmp_path, jobs.Shard(1, 1), {})
-    group = SimpleNamespace(model=make_tiny(0), primed=True, decode=decode)
+    group = SimpleNamespace(model=make_tiny(0), primed=True, decoding=decoding)
     ready = batches.decoded(
         [(row, [0]) for row in rows],
-        SimpleNamespace(of=lambda row: group),
+        SimpleNamespace(of=lambda *_: group),
         journal.Journal(held),
     )
     assert [item.stimulus for _, items in ready for item in items] == list(range(6))

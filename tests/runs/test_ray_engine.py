@@ -214,6 +214,24 @@ def test_the_head_is_killed_and_a_second_driver_refused(
     whole(out)
 
 
+def test_a_machine_without_devices_decodes(tmp_path, environment, rows, whole):
+    """Tasks of Ray do, where devices are no processors; errors keep their line."""
+    some = [dict(row) for row in rows[:6]]
+    some[1]["stimulus"] = tmp_path / "none.npz"
+    table, out = write(tmp_path / "jobs.csv", some), tmp_path / "out"
+    store = {"object_store_memory": 80 * 2**20}
+    head = {"num_cpus": 0, "num_gpus": 1, "include_dashboard": False}
+    cluster = Cluster(True, head_node_args=head | store)
+    cluster.add_node(num_cpus=1, **store)
+    with driver(table, out, cluster.address) as run:
+        record = json.loads(run.communicate()[0])
+    cluster.shutdown()
+    assert (record["finished"], record["failed"]) == (5, 1)
+    (line,) = (out / "failed-1-of-1.jsonl").read_text().splitlines()
+    assert json.loads(line)["error"].startswith("stimulus=")
+    whole(out, [0, 2, 3, 4, 5])
+
+
 def test_no_ray(tmp_path, rows, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     table = write(tmp_path / "jobs.csv", rows)

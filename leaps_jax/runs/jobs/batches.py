@@ -5,9 +5,12 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
+
+import numpy as np
 
 from leaps_jax.errors import UserError
 from leaps_jax.progress import Stop
@@ -18,6 +21,8 @@ from leaps_jax.runs.jobs.table import Row
 from leaps_jax.runtime import parallel
 
 Items = tuple[Group, list[Item]]  # of one group
+#: Begins to decode a clip, and returns what waits for it.
+Begin = Callable[[Callable[[], np.ndarray]], Callable[[], np.ndarray]]
 
 
 def undone(
@@ -34,24 +39,46 @@ def undone(
             journal.skip()
 
 
+@contextlib.contextmanager
+def in_threads() -> Iterator[Begin]:
+    """Begins what is decoded in threads of this process, a few at a time."""
+    pool = ThreadPoolExecutor(_at_a_time(), "decode")
+    try:
+        yield lambda decode: pool.submit(decode).result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _at_a_time() -> int:
+    return min(8, os.cpu_count() or 1)
+
+
 def decoded(
-    rows: Iterable[tuple[Row, list[int]]], groups: Groups, notes: Notes
+    rows: Iterable[tuple[Row, list[int]]],
+    groups: Groups,
+    notes: Notes,
+    decoder: Callable[[], AbstractContextManager[Begin]] = in_threads,
 ) -> Iterator[Items]:
-    """Rows in order with their stimuli, a few of which are decoded ahead."""
+    """Rows in order with their stimuli, a few of which are decoded ahead.
+
+    Args:
+      rows: with their copies.
+      groups: of the run.
+      notes: of rows that fail.
+      decoder: opens what begins to decode.
+    """
     waiting: collections.deque[Any] = collections.deque()
-    workers = min(8, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(workers, "decode")
 
     def oldest() -> Iterator[Items]:
-        row, copies, group, label, future = waiting.popleft()
+        row, copies, group, label, wait = waiting.popleft()
         found = []
         with notes.failing(row, f"stimulus={row.stimulus!r}"):
-            clip = future.result()
+            clip = wait() if wait else None
             found = [Item(row, copy, label, clip) for copy in copies]
         if found:
             yield group, found
 
-    try:
+    with decoder() as begin:
         for row, copies in rows:
             with notes.failing(row, f"model={row.model!r}"):
                 group = groups.of(row.model, row.verifier)
@@ -62,14 +89,12 @@ def decoded(
                         f"stimulus='': missing; --method {method} starts from or is"
                         " primed by one"
                     )
-                future = pool.submit(group.decode, row)
-                waiting.append((row, copies, group, label, future))
-            if len(waiting) > 2 * workers:
+                wait = begin(group.decoding(row)) if group.primed else None
+                waiting.append((row, copies, group, label, wait))
+            if len(waiting) > 2 * _at_a_time():
                 yield from oldest()
         while waiting:
             yield from oldest()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def filled(items: Iterable[Items], size: int) -> Iterator[Items]:

@@ -4,10 +4,15 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
+import jax
+import numpy as np
+
 from leaps_jax.errors import UserError, last_line
+from leaps_jax.runs.jobs.batches import Begin
 from leaps_jax.runs.jobs.journal import in_a_line
 from leaps_jax.runs.jobs.worker import LOOKAHEAD, Batch, Worker
 
@@ -63,14 +68,56 @@ def device_kind(ray: Any) -> str:
 
 
 class Actor(Worker):
-    """A worker that says which machine it is on, once it can work."""
+    """A worker on Ray.
 
-    def __init__(self, variables: Mapping[str, str], *made: Any):
+    Args:
+      variables: of its environment.
+      tasks: whether clips are decoded by tasks, on any machine of the cluster.
+      made: see `Worker`.
+    """
+
+    def __init__(self, variables: Mapping[str, str], tasks: bool, *made: Any):
         os.environ.update(variables)  # before JAX starts its devices
+        self._tasks = tasks
         super().__init__(*made)
 
+    def decoder(self) -> AbstractContextManager[Begin]:
+        return in_tasks(import_ray()) if self._tasks else super().decoder()
+
     def node(self) -> str:
+        """The machine that it is on; answers once it can work."""
         return import_ray().get_runtime_context().get_node_id()
+
+
+@contextlib.contextmanager
+def in_tasks(ray: Any) -> Iterator[Begin]:
+    """Begins what is decoded by tasks of Ray, wherever a processor is free.
+
+    Ray begins a task again that dies, or whose machine does.
+    """
+    task = ray.remote(_value_or_error).options(num_cpus=1)
+
+    def begin(decode: Callable[[], np.ndarray]) -> Callable[[], np.ndarray]:
+        reference = task.remote(decode)
+
+        def wait() -> np.ndarray:
+            found = ray.get(reference)
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        return wait
+
+    yield begin
+
+
+def _value_or_error(decode: Callable[[], np.ndarray]) -> np.ndarray | Exception:
+    """Ray would make another error of one that is raised, with a trace in its text."""
+    jax.config.update("jax_platforms", "cpu")  # devices are the workers'
+    try:
+        return decode()
+    except Exception as error:
+        return error
 
 
 @dataclasses.dataclass(eq=False)
@@ -158,7 +205,12 @@ class Crew:
             max_restarts=-1,
             **options,
         )
-        return actor.remote(variables, *self._made)
+        return actor.remote(variables, self._tasks(), *self._made)
+
+    def _tasks(self) -> bool:
+        """Whether there are processors for tasks, which workers do not need."""
+        found = nodes(self._ray).values()
+        return self._kind != "CPU" and any(r.get("CPU", 0) >= 1 for r in found)
 
     def greet(self, member: Member) -> None:
         """Asks a worker to answer once it can work."""

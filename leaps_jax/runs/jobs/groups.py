@@ -122,11 +122,10 @@ class Group:
         self.primed = self.objective.primed or config.init == "stimulus"
         self.broken = ""
 
-    def decode(self, row: Row) -> np.ndarray | None:
-        """The stimulus (t, h, w, 3) of a row, None where none is needed."""
-        if not self.primed:
-            return None
-        return clips.load_stimulus(
+    def decoding(self, row: Row) -> Callable[[], np.ndarray]:
+        """What loads the stimulus (t, h, w, 3) of a row, also in another process."""
+        return functools.partial(
+            clips.load_stimulus,
             row.stimulus,
             self.model.spec,
             short=self.settings.short,

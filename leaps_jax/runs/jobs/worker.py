@@ -2,8 +2,8 @@
 
 It keeps its models and compiled steps, and writes the files of rows itself. Of three
 batches one is decoded and compiled, one is on the devices, one is written; the model
-that comes next is loaded and compiled beside them. It decodes with threads of its own:
-clips then never travel between machines, and who is slow at it holds up nobody else.
+that comes next is loaded and compiled beside them. Clips are decoded in threads of its
+own, unless an engine has other places for that.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,10 @@ class Worker:
         self._preparing, self._running = threading.Lock(), threading.Lock()
         self._dropped: set[int] = set()
 
+    def decoder(self) -> AbstractContextManager[batches.Begin]:
+        """Where clips are decoded: in threads of this process."""
+        return batches.in_threads()
+
     def devices(self) -> int:
         """How many there are; answers once the worker can work."""
         return jax.local_device_count()
@@ -148,7 +153,7 @@ class Worker:
 
     def _ready(self, batch: Batch, notes: Notes) -> tuple[Group | None, list[Ready]]:
         rows = ((row, list(copies)) for row, copies in batch.rows)
-        found = list(batches.decoded(rows, self._groups, notes))
+        found = list(batches.decoded(rows, self._groups, notes, self.decoder))
         if not found:
             return None, []
         group, items = found[0][0], [item for _, items in found for item in items]
