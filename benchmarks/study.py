@@ -476,7 +476,9 @@ def main() -> None:
     one.add_argument("--only", nargs="+", metavar="NAME", help="runs of the study")
     one.add_argument("--variants", nargs="+", metavar="NAME", help="likewise")
     one.add_argument("--seeds", type=int, default=4)
-    one.add_argument("--first-seed", type=int, default=0)
+    one.add_argument(
+        "--first-seed", type=int, default=0, help="others need a folder of their own"
+    )
     one.add_argument("--frames", type=int, default=8, help="of a video in a picture")
     one.add_argument("--share", default="1/1", metavar="I/N")
     one.add_argument("--seconds", type=float, default=1e9, help="start none after it")
