@@ -30,8 +30,6 @@ def by_platform(
 ) -> Form:
     """An operation of arrays that runs the form for the platform it is lowered for.
 
-    Where JAX has no device but CPUs it is their form: the others are not even traced.
-
     Args:
       plain: runs wherever no other form is given, and on TPUs.
       gpu: for NVIDIA GPUs since Ampere, with the Triton backend of Pallas.
@@ -42,8 +40,6 @@ def by_platform(
     >>> by_platform(jax.numpy.sin, gpu=jax.numpy.cos)(0.0).item()
     0.0
     """
-    if jax.default_backend() == "cpu":
-        return cpu or plain
     if triton is None and compute_capability() >= AMPERE:
         _tell_what_is_missing()
     has_kernels = triton is not None and not 0 < compute_capability() < AMPERE
