@@ -123,29 +123,43 @@ def test_workers_die_and_hang(
     hold, once = folder / "hold", folder / "once"
     once.touch()
     table, out = write(tmp_path / "jobs.csv", rows), tmp_path / "out"
+    hung = 0
+
+    def stop_one_of_another_node(node: str) -> bool:
+        nonlocal hung  # some may be starting again
+        for pid, at in alive(out).items():
+            with contextlib.suppress(ProcessLookupError):
+                if at != node:
+                    os.kill(pid, signal.SIGSTOP)
+                    hung = pid
+                    return True
+        return False
+
     with ThreadPoolExecutor(1) as pool:
-        run = pool.submit(ray_engine.execute, table, out, SETTINGS, 2)
-        until(lambda: run.done() or len(files(out)) >= 2)
-        hold.touch()
-        before = files(out)
-        until(lambda: run.done() or status(out).running)
-        assert len(status(out).workers) == 3 and len(status(out).models) == 2
-        killed, *_ = alive(out)
-        os.kill(killed, signal.SIGKILL)
-        hold.unlink()
-        until(lambda: run.done() or len(files(out)) >= 6)
-        hold.touch()
-        assert not run.done()
-        node = cluster.worker_nodes.copy().pop()
-        cluster.remove_node(node, allow_graceful=False)
-        hung = next(pid for pid, at in alive(out).items() if at != node.node_id)
-        os.kill(hung, signal.SIGSTOP)
-        hold.unlink()
         try:
+            run = pool.submit(ray_engine.execute, table, out, SETTINGS, 2)
+            until(lambda: run.done() or len(files(out)) >= 2)
+            hold.touch()
+            before = files(out)
+            until(lambda: run.done() or status(out).running)
+            assert len(status(out).workers) == 3 and len(status(out).models) == 2
+            until(lambda: alive(out))
+            killed, *_ = alive(out)
+            os.kill(killed, signal.SIGKILL)
+            hold.unlink()
+            until(lambda: run.done() or len(files(out)) >= 6)
+            hold.touch()
+            assert not run.done()
+            node = cluster.worker_nodes.copy().pop()
+            cluster.remove_node(node, allow_graceful=False)
+            until(lambda: stop_one_of_another_node(node.node_id))
+            hold.unlink()
             record = run.result(300)
         finally:
-            with contextlib.suppress(ProcessLookupError):  # Ray may have ended it
-                os.kill(hung, signal.SIGKILL)
+            hold.unlink(missing_ok=True)  # else the run, and this, would wait for ever
+            if hung:
+                with contextlib.suppress(ProcessLookupError):  # Ray may have ended it
+                    os.kill(hung, signal.SIGKILL)
             cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     assert (record["finished"], record["failed"]) == (ROWS, 0)
     assert record["status"] == "finished" and record["engine"] == "ray"
