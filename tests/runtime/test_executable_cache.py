@@ -289,7 +289,8 @@ def test_the_command_keeps_programs_from_process_to_process(tmp_path):
 
 
 def test_a_step_of_a_gpu_is_one_graph_unless_flags_say_otherwise(monkeypatch):
-    names = {"xla_gpu_enable_command_buffer", "xla_gpu_command_buffer_scheduling_mode"}
+    graph = {"xla_gpu_enable_command_buffer", "xla_gpu_command_buffer_scheduling_mode"}
+    names = graph | {"xla_gpu_dot_merger_threshold_mb"}
 
     class Function:
         def lower(self, *arguments):
@@ -314,4 +315,4 @@ def test_a_step_of_a_gpu_is_one_graph_unless_flags_say_otherwise(monkeypatch):
     assert function.options.keys() == names
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_command_buffer_scheduling_mode=LHS")
     executable_cache.compile_for(function, 1.0)
-    assert function.options.keys() == {"xla_gpu_enable_command_buffer"}
+    assert function.options.keys() == names - {"xla_gpu_command_buffer_scheduling_mode"}
