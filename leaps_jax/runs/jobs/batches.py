@@ -41,7 +41,7 @@ def undone(
 
 @contextlib.contextmanager
 def in_threads() -> Iterator[Begin]:
-    """Begins what is decoded in threads of this process, a few at a time."""
+    """Decodes in threads of this process, a few clips at a time."""
     pool = ThreadPoolExecutor(_at_a_time(), "decode")
     try:
         yield lambda decode: pool.submit(decode).result

@@ -91,7 +91,7 @@ class Actor(Worker):
 
 @contextlib.contextmanager
 def in_tasks(ray: Any) -> Iterator[Begin]:
-    """Begins what is decoded by tasks of Ray, wherever a processor is free.
+    """Decodes by tasks of Ray, wherever a processor is free.
 
     Ray begins a task again that dies, or whose machine does.
     """
@@ -112,7 +112,7 @@ def in_tasks(ray: Any) -> Iterator[Begin]:
 
 
 def _value_or_error(decode: Callable[[], np.ndarray]) -> np.ndarray | Exception:
-    """Ray would make another error of one that is raised, with a trace in its text."""
+    """The clip, or the error: Ray adds a trace to the text of one that is raised."""
     jax.config.update("jax_platforms", "cpu")  # devices are the workers'
     try:
         return decode()
@@ -208,7 +208,7 @@ class Crew:
         return actor.remote(variables, self._tasks(), *self._made)
 
     def _tasks(self) -> bool:
-        """Whether there are processors for tasks, which workers do not need."""
+        """Whether the cluster has processors that no worker takes."""
         found = nodes(self._ray).values()
         return self._kind != "CPU" and any(r.get("CPU", 0) >= 1 for r in found)
 
