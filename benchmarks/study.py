@@ -99,54 +99,34 @@ STANDARD: Runs = {
     }.items()
 }
 
-FASTER = dict(learning_rate=0.1, beta2=0.95, epsilon=0.1)
+#: The optimiser and the spectrum of the sweep, of the other studies and of standard
+#: models: smaller steps, and as many again.
+SLOWER = dict(
+    steps=400,
+    spatial_decay=1.0,
+    learning_rate=0.05,
+    final_learning_rate=1e-3,
+    beta1=0.9,
+    beta2=0.99,
+    epsilon=0.3,
+    weight_decay=0.0,
+)
 
-#: Fewer steps of robust models.
+#: More and fewer steps of robust models.
 STEPS: Runs = {
     ("LEAPS", name): ("leaps", changes)
     for name, changes in {
         "preset": {},
-        "200 steps": {"steps": 200},
-        "200 steps, rate 0.1": {"steps": 200, "learning_rate": 0.1},
-        "200 steps, rate 0.1, beta2 0.95": {
-            "steps": 200,
-            "learning_rate": 0.1,
-            "beta2": 0.95,
-        },
-        "200 steps, rate 0.1, epsilon 0.1": {
-            "steps": 200,
-            "learning_rate": 0.1,
-            "epsilon": 0.1,
-        },
-        "200 steps, rate 0.15": {"steps": 200, "learning_rate": 0.15},
-        "200 steps, rate 0.1, priming twice": {
-            "steps": 200,
-            "learning_rate": 0.1,
-            "priming": 4.0,
-            "priming_per_step": 10.0,
-        },
-        "100 steps, rate 0.2": {"steps": 100, "learning_rate": 0.2},
-        "200 steps, rate 0.07": {"steps": 200, "learning_rate": 0.07},
-        "200 steps, rate 0.1, end 0.01": {
-            "steps": 200,
-            "learning_rate": 0.1,
-            "final_learning_rate": 0.01,
-        },
-        "200 steps, faster": FASTER | {"steps": 200},
-        "200 steps, faster, end 0.01": FASTER
-        | {"steps": 200, "final_learning_rate": 0.01},
-        "200 steps, faster, rate 0.07": FASTER | {"steps": 200, "learning_rate": 0.07},
-        "200 steps, faster, tv 4": FASTER | {"steps": 200, "spatial_tv": 4.0},
-        "200 steps, faster, beta2 0.9": FASTER | {"steps": 200, "beta2": 0.9},
-        "400 steps, faster": FASTER,
-        "300 steps, faster, end 0.01": FASTER
-        | {"steps": 300, "final_learning_rate": 0.01},
-        "200 steps, faster, end 0.003": FASTER
-        | {"steps": 200, "final_learning_rate": 0.003},
-        "200 steps, faster, end 0.01, decay 1.25": FASTER
-        | {"steps": 200, "final_learning_rate": 0.01, "spatial_decay": 1.25},
-        "200 steps, faster, end 0.01, tv 3": FASTER
-        | {"steps": 200, "final_learning_rate": 0.01, "spatial_tv": 3.0},
+        "slower": SLOWER,
+        "no weight decay": {"weight_decay": 0.0},
+        "weight decay 0.1": {"weight_decay": 0.1},
+        "weight decay 0.5": {"weight_decay": 0.5},
+        "400 steps": {"steps": 400},
+        "150 steps": {"steps": 150},
+        "120 steps": {"steps": 120},
+        "100 steps, rate 0.15": {"steps": 100, "learning_rate": 0.15},
+        "pixels": {"parametrization": "pixels"},
+        "pixels, 200 steps": {"parametrization": "pixels", "steps": 200},
     }.items()
 }
 
@@ -154,13 +134,20 @@ STRONG = SMOOTH | dict(priming=6.0, priming_per_step=15.0)
 
 #: Likewise of standard models.
 STANDARD_STEPS: Runs = {
-    ("LEAPS", name): ("leaps", STRONG | changes)
+    ("LEAPS", name): ("leaps", changes)
     for name, changes in {
-        "1200 steps, rate 0.1": {"steps": 1200, "learning_rate": 0.1},
-        "2400 steps, rate 0.1": {"steps": 2400, "learning_rate": 0.1},
-        "1200 steps, rate 0.2": {"steps": 1200, "learning_rate": 0.2},
-        "2400 steps": {"steps": 2400},
-        "600 steps, rate 0.2": {"steps": 600, "learning_rate": 0.2},
+        "preset": {},
+        "strong, slower, 1200 steps": SLOWER | STRONG | {"steps": 1200},
+        "strong, slower, 2400 steps": SLOWER | STRONG | {"steps": 2400},
+        "strong, 600 steps": STRONG | {"steps": 600},
+        "strong, 1200 steps": STRONG | {"steps": 1200},
+        "strong, 1200 steps, weight decay 0.03": STRONG
+        | {"steps": 1200, "weight_decay": 0.03},
+        "strong, 1200 steps, rate 0.05": STRONG
+        | {"steps": 1200, "learning_rate": 0.05, "weight_decay": 0.1},
+        "strong, slower, 1200 steps, weight decay 0.1": SLOWER
+        | STRONG
+        | {"steps": 1200, "weight_decay": 0.1},
     }.items()
 }
 

@@ -19,6 +19,7 @@ _NOT_NEGATIVE = (
     "learning_rate",
     "warmup",
     "epsilon",
+    "weight_decay",
     "margin",
     "roll",
     "temporal_roll",
@@ -64,6 +65,7 @@ class Config:
       final_learning_rate: at the end of the cosine.
       warmup: steps of linear warm-up; at most a tenth of `steps` is used.
       beta1, beta2, epsilon: Adam's; gradients are those of a sum over pixels.
+      weight_decay: pulls parameters to zero, which is grey: what no loss holds fades.
       priming, priming_per_step, regularization, coherence: weights of the terms.
       diversity, l2, spatial_tv, temporal_tv: likewise.
       priming_cells: priming per step compares the means over each cell of a grid of so
@@ -91,17 +93,18 @@ class Config:
       steps_per_call: steps run on the device between two looks at it.
     """
 
-    steps: int = 400
+    steps: int = 200
     seed: int = 0
     parametrization: str = "fourier"
-    spatial_decay: float = 1.0
+    spatial_decay: float = 1.25
     temporal_decay: float = 0.0
-    learning_rate: float = 0.05
-    final_learning_rate: float = 1e-3
+    learning_rate: float = 0.1
+    final_learning_rate: float = 1e-2
     warmup: int = 20
-    beta1: float = 0.9
-    beta2: float = 0.99
-    epsilon: float = 0.3
+    beta1: float = 0.85
+    beta2: float = 0.95
+    epsilon: float = 0.1
+    weight_decay: float = 0.3
     priming: float = 2.0
     priming_per_step: float = 5.0
     priming_cells: int = 4
@@ -178,7 +181,12 @@ class Config:
 METHOD_PRESETS: dict[str, dict[str, int | float | str]] = {
     "leaps": {},
     "activation_maximization": {},
-    "deep_dream": {"steps": 200, "init": "stimulus", "octaves": 3},
+    "deep_dream": {
+        "init": "stimulus",
+        "octaves": 3,
+        "learning_rate": 0.05,
+        "weight_decay": 0.0,
+    },
     "deep_inversion": {},
 }
 
@@ -187,12 +195,14 @@ PRESETS: dict[str, dict[str, dict[str, int | float | str]]] = {
     "fourier": {},
     "pixels": {
         "": {
+            "steps": 400,
             "learning_rate": 0.1,
             "final_learning_rate": 5e-3,
             "warmup": 100,
             "beta1": 0.5,
             "beta2": 0.9,
             "epsilon": 1e-2,
+            "weight_decay": 0.0,
             "noise": 0.1,
             "blur": 2.5,
             "temporal_blur": 1.0,
@@ -200,7 +210,7 @@ PRESETS: dict[str, dict[str, dict[str, int | float | str]]] = {
             "temporal_tv": 2.0,
         },
         "activation_maximization": {"l2": 0.1, "spatial_tv": 1.0, "temporal_tv": 0.1},
-        "deep_dream": {"learning_rate": 0.05, "spatial_tv": 0.1},
+        "deep_dream": {"steps": 200, "learning_rate": 0.05, "spatial_tv": 0.1},
         "deep_inversion": {"l2": 0.01, "spatial_tv": 0.1},
     },
 }

@@ -171,7 +171,9 @@ UpdateStep = Callable[[State, Batch, Frozen], tuple[State, dict[str, jax.Array]]
 
 
 def make_optimizer(config: Config, spec: ModelSpec) -> optax.GradientTransformation:
-    """Adam with linear warm-up and cosine decay, on the parameters of one video.
+    """Adam with Nesterov's momentum and weight decay, for the parameters of one video.
+
+    The rate warms up linearly and then follows a cosine.
 
     Gradients are multiplied by the number of pixels, since losses are means over them.
     Adam's epsilon then means the same at every size. It keeps rounding errors in pixels
@@ -188,7 +190,13 @@ def make_optimizer(config: Config, spec: ModelSpec) -> optax.GradientTransformat
     return optax.chain(
         optax.stateless(lambda gradient, _: smooth(gradient, config)),
         optax.scale(spec.frames * spec.size**2 * 3),
-        optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon),
+        optax.nadamw(
+            schedule,
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+        ),
     )
 
 
@@ -262,7 +270,9 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
         (_, (values, total, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.parameters, state, batch, frozen
         )
-        updates, optimizer_state = jax.vmap(optimizer.update)(gradient, state.optimizer)
+        updates, optimizer_state = jax.vmap(optimizer.update)(
+            gradient, state.optimizer, state.parameters
+        )
         parameters = optax.apply_updates(state.parameters, updates)
         parameters = jax.vmap(lambda each: project(each, spec))(parameters)
 
