@@ -121,6 +121,12 @@ STEPS: Runs = {
         "no weight decay": {"weight_decay": 0.0},
         "weight decay 0.1": {"weight_decay": 0.1},
         "weight decay 0.5": {"weight_decay": 0.5},
+        "epsilon 0.3": {"epsilon": 0.3},
+        "epsilon 0.3, tv 2.5": {"epsilon": 0.3, "spatial_tv": 2.5},
+        "tv 3": {"spatial_tv": 3.0},
+        "decay 1.5": {"spatial_decay": 1.5},
+        "decay 1.5, epsilon 0.3": {"spatial_decay": 1.5, "epsilon": 0.3},
+        "weight decay 0.2": {"weight_decay": 0.2},
         "400 steps": {"steps": 400},
         "150 steps": {"steps": 150},
         "120 steps": {"steps": 120},
@@ -286,9 +292,7 @@ def grow(
             if snapshot.step >= config.steps * part // 3:
                 break
         state = snapshot.state()
-        # the best of a smaller picture is not compared with a larger one
-        state = state.replace(best_loss=np.full_like(state.best_loss, np.inf))
-    return synthesis.best_pixels(problem, snapshot.state())
+    return synthesis.as_pixels(problem, state.parameters)
 
 
 def in_the_middle(share: float, config: lj.Config) -> parametrizations.Parametrization:

@@ -60,8 +60,7 @@ def measure(
     """Times the update step of LEAPS on all devices.
 
     It is the step of `synthesize`, run as there: `steps` of them a call of one compiled
-    loop, and once a call the look at which videos are the best so far. A call is over
-    when its metrics have come to the host.
+    loop. A call is over when its metrics have come to the host.
 
     Args:
       model: the inverted model, of the zoo; random weights will do.

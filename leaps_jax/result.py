@@ -28,7 +28,7 @@ class Result:
     """The result of `synthesize`.
 
     Attributes:
-      videos: (n, t, h, w, 3) float32 pixels in [0, 1], per video the best of the run.
+      videos: (n, t, h, w, 3) float32 pixels in [0, 1], after the last step.
       labels: (n,) target classes, -1 for none.
       metrics: {name: (steps, n)}: every raw term, `total`, `confidence`, `gradient`.
       weights: {term: weight}.

@@ -257,11 +257,6 @@ def iterate(
     yield from engine.run(len(problem), *placed, step)
 
 
-def best_pixels(problem: Problem, state: State) -> np.ndarray:
-    """The best videos of a state as pixels in [0, 1], (n, t, h, w, 3) float32."""
-    return as_pixels(problem, state.best)
-
-
 def as_pixels(problem: Problem, parameters: Any) -> np.ndarray:
     """The videos of parameters as pixels in [0, 1], (n, t, h, w, 3) float32."""
     pixels = update.decode(problem, parameters)
@@ -277,7 +272,7 @@ class Progress:
       steps: of the whole synthesis.
       metrics: {name: (n,)} of each video at the last step: every raw term, `total`,
         `confidence`, `gradient`.
-      videos: gives the best videos so far, (n, t, h, w, 3) pixels in [0, 1]. Call it
+      videos: gives the videos as they are, (n, t, h, w, 3) pixels in [0, 1]. Call it
         before the function that got this returns; the next steps reuse the memory.
     """
 
@@ -342,18 +337,18 @@ def synthesize(
     )
     own = parallel.own(len(problem), devices or parallel.all_devices())
 
-    def best(snapshot: Snapshot) -> np.ndarray:
-        return best_pixels(problem, snapshot.state())[: len(own)]
+    def shown(snapshot: Snapshot) -> np.ndarray:
+        return as_pixels(problem, snapshot.state().parameters)[: len(own)]
 
     metrics = []
     with _reporting(progress, problem.config.steps) as report:
         for snapshot in iterate(problem, devices=devices, executables=executables):
             metrics.append(snapshot.metrics)
             last = {name: values[-1] for name, values in snapshot.metrics.items()}
-            videos = functools.partial(best, snapshot)
+            videos = functools.partial(shown, snapshot)
             report(Progress(snapshot.step, problem.config.steps, last, videos))
     return Result(
-        videos=best(snapshot),
+        videos=shown(snapshot),
         labels=problem.labels[own],
         metrics={
             name: np.concatenate([part[name] for part in metrics])

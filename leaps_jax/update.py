@@ -36,8 +36,6 @@ class State(flax.struct.PyTreeNode):
     Attributes:
       parameters: a tree, which the parametrization decodes to videos.
       optimizer: the state of optax of each video.
-      best: the parameters of each video with the lowest loss at the end of any call.
-      best_loss: (b,) that loss, of the video without random views.
       seed: (b,) of the video's random draws.
       index: (b,) number of the video among those with its seed.
       step: (b,) steps done.
@@ -47,8 +45,6 @@ class State(flax.struct.PyTreeNode):
 
     parameters: Any
     optimizer: Any
-    best: Any
-    best_loss: jax.Array
     seed: jax.Array
     index: jax.Array
     step: jax.Array
@@ -300,27 +296,6 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
     return update_step
 
 
-def make_keep_best(setup: Setup) -> Callable[[State, Batch, Frozen], State]:
-    """Updates `State.best` of each video whose loss is the lowest so far.
-
-    That loss is of the video without a random view, so that no lucky view decides.
-    """
-
-    def keep_best(state: State, batch: Batch, frozen: Frozen) -> State:
-        pixels = decode(setup, state.parameters)
-        values, _ = _evaluate(setup, pixels, pixels, batch, frozen)
-        total = setup.objective.total(values)
-        better = total < state.best_loss
-        best = jax.tree.map(
-            functools.partial(_where, better), state.parameters, state.best
-        )
-        return state.replace(
-            best=best, best_loss=jnp.where(better, total, state.best_loss)
-        )
-
-    return keep_best
-
-
 def decode(setup: Setup, parameters: Any) -> jax.Array:
     """The videos of parameters, (b, t, h, w, 3) pixels in [0, 1]."""
     return _decoded(setup.parametrization, setup.model.spec, parameters)
@@ -416,8 +391,6 @@ def init_state(
     return State(
         parameters=parameters,
         optimizer=jax.vmap(make_optimizer(config, spec).init)(parameters),
-        best=parameters,
-        best_loss=jnp.full(count, jnp.inf),
         seed=seed,
         index=index,
         step=jnp.zeros(count, jnp.int32),

@@ -4,6 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -21,6 +22,8 @@ from leaps_jax import (
 )
 from leaps_jax.runtime.engine import NotFiniteError
 from leaps_jax.synthesis import as_pixels, iterate, prepare
+from leaps_jax.terms import term
+from leaps_jax.video import normalize
 
 ONE = jax.devices()[:1]
 SHORT = Config(steps=12, steps_per_call=4, diversity=0.05)
@@ -73,25 +76,36 @@ def test_every_video_starts_from_and_moves_by_noise_of_its_own(tiny, stimuli):
     assert np.abs(other_state.parameters - again.parameters).max() > 0.01
 
 
-def test_best_is_kept_per_video_and_as_it_is(tiny, stimuli):
-    """With a loss that rises and falls, best at another call for every video."""
-    config = preset("leaps", "pixels", steps=40, steps_per_call=4, roll=0.16)
-    config = dataclasses.replace(config, learning_rate=1.0, noise=1.0, blur=0.0)
-    problem = prepare(
-        tiny, stimuli, range(5), config=config, objective=objectives.cross_entropy()
-    )
-    losses, videos = [], []
-    for snapshot in iterate(problem, devices=ONE):
-        state = snapshot.state()
-        pixels = as_pixels(problem, state.parameters)
-        log_p = np.asarray(jax.nn.log_softmax(taps.predict(tiny, pixels)))
-        losses.append(-log_p[np.arange(5), np.arange(5)])
-        videos.append(state.parameters)
-    best = np.argmin(losses, axis=0)
-    assert len(set(best)) > 1, "the case is too easy to tell"
-    np.testing.assert_allclose(state.best_loss, np.min(losses, axis=0), atol=1e-5)
-    for number, call in enumerate(best):
-        np.testing.assert_array_equal(state.best[number], videos[call][number])
+def test_the_videos_are_those_after_the_last_step(tiny, stimuli):
+    problem = prepare(tiny, stimuli[:2], [0, 1], config=SHORT)
+    *_, last = iterate(problem, devices=ONE)
+    result = synthesize(tiny, stimuli[:2], [0, 1], config=SHORT, devices=ONE)
+    pixels = as_pixels(problem, last.state().parameters)
+    np.testing.assert_array_equal(result.videos, pixels)
+
+
+def test_what_no_loss_holds_fades_to_grey(tiny, stimuli):
+    """A loss of one frame, from a clip: the other frames lose their contrast."""
+
+    def first_frame(context):
+        return jnp.square(context.video[:, 0] - 1).mean((1, 2, 3))
+
+    objective = term("first_frame", first_frame)
+    contrast = {}
+    for weight_decay in (0.0, 0.3):
+        config = Config(
+            steps=100,
+            init="stimulus",
+            parametrization="pixels",
+            weight_decay=weight_decay,
+        )
+        given = {"config": config, "objective": objective, "devices": ONE}
+        videos = synthesize(tiny, stimuli[:1], [0], **given).videos
+        contrast[weight_decay] = videos[0, 1:].std() / stimuli[0, 1:].std()
+        frames = normalize(videos[0], tiny.spec)
+        assert np.abs(frames[0].mean() - 1) < 0.1
+    assert contrast[0.0] == pytest.approx(1, abs=1e-3)
+    assert contrast[0.3] < 0.5
 
 
 def test_going_on_from_a_saved_state_changes_nothing(tiny, verifier, stimuli):

@@ -366,7 +366,7 @@ def _means(snapshot: Snapshot) -> dict[str, float]:
 #: Of which video the numbers of run.json are.
 _OF = {
     "final": "the video of the last step, as that step saw it, changed at random",
-    "judges": "the best video of the run: that of videos.npz, videos/ and index.html",
+    "judges": "the video after the last step: that of videos.npz, videos/, index.html",
 }
 
 
@@ -385,7 +385,7 @@ def _preview(
 
 
 def _first_videos(problem: Problem, state: State) -> np.ndarray:
-    few = jax.tree.map(lambda leaf: leaf[: previews.VIDEOS], state.best)
+    few = jax.tree.map(lambda leaf: leaf[: previews.VIDEOS], state.parameters)
     return synthesis.as_pixels(problem, few)
 
 
@@ -407,7 +407,7 @@ def _write_results(
     """Writes videos and what judges see in them, and the record last."""
     record["of"] = _OF
     numbers = parallel.own(len(problem), parallel.all_devices())
-    videos = synthesis.best_pixels(problem, state)[: len(numbers)]
+    videos = synthesis.as_pixels(problem, state.parameters)[: len(numbers)]
     everything = arrays.write(folder, problem, videos)
     record["classes"] = problem.names
     with multihost.together():

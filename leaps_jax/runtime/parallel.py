@@ -158,17 +158,13 @@ def map_over_devices(
 
 
 def map_steps(
-    update_step: Callable,
-    finish: Callable,
-    steps: int,
-    devices: Sequence[jax.Device],
+    update_step: Callable, steps: int, devices: Sequence[jax.Device]
 ) -> Callable:
     """Compiles `steps` update steps into one call on all devices.
 
     Args:
       update_step: `(state, batch, frozen) -> (state, metrics)` for one device, with
         its collectives over `AXIS`.
-      finish: `(state, batch, frozen) -> state`, run once after the steps.
       steps: number of iterations of the `lax.scan`.
       devices: those of all processes.
 
@@ -185,7 +181,7 @@ def map_steps(
         if jax.default_backend() == "gpu":
             step = hoist(update_step, state, (batch, frozen), local)
         state, metrics = jax.lax.scan(lambda state, _: step(state), state, None, steps)
-        return finish(state, batch, frozen), jax.lax.all_gather(metrics, AXIS)
+        return state, jax.lax.all_gather(metrics, AXIS)
 
     return map_over_devices(
         many, devices, in_axes=(0, 0, None), out_axes=(0, None), donate=[0]

@@ -1,9 +1,9 @@
 """The folder of a run of jobs.
 
     rows/000/000123.npz   row 123, once all its copies are done: `videos` (copies, t, h,
-                          w, 3) uint8, `labels`, `loss` of each video as it is, `final`
-                          (copies, terms) of the last step and the names `terms`; and
-                          `row`, `model`, `verifier`, `stimulus`, `label`, `seed`
+                          w, 3) uint8, `labels`, `final` (copies, terms) of the last
+                          step and the names `terms`; and `row`, `model`, `verifier`,
+                          `stimulus`, `label`, `seed`
     parts/000123/         copies of a row that goes through several batches
     jobs.json             settings, versions, digests of the table and of the weights
     shard-1-of-1.json     how far it is, and how long the devices were idle

@@ -146,11 +146,10 @@ def optimise(
             notes.end()
             final = last.placed
             assert final is not None
-            videos = _as_bytes(group.engine.decode(final.best))
+            videos = _as_bytes(group.engine.decode(final.parameters))
             submit(
                 items,
                 parallel.gather(videos, len(items)),
-                parallel.gather(final.best_loss, len(items)),
                 {
                     name: values[-1, : len(items)]
                     for name, values in last.metrics.items()
@@ -199,14 +198,12 @@ def write(
     folder: Folder,
     items: list[Item],
     videos: np.ndarray,
-    loss: np.ndarray,
     final: dict[str, np.ndarray],
 ) -> Iterator[int]:
     """Writes the videos of a batch, and tells the number of each row that is done."""
     arrays = {
         "videos": videos,
         "labels": np.array([item.label for item in items]),
-        "loss": loss,
         "final": np.stack(list(final.values()), -1),
     }
     start = 0
