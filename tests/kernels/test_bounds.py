@@ -103,6 +103,13 @@ def test_gelu(n):
     assert_within_bounds(kernels, ["gelu", "gelu_gradient"])
 
 
+@pytest.mark.parametrize("n", [2**31, 2**31 + 1])
+def test_what_a_kernel_cannot_count_takes_another_form(n):
+    """Numbers of elements would wrap around."""
+    assert kernels_of(lambda x: gelu.gelu(x, tanh=True), like(n)) == []
+    assert kernels_of(lambda x: gelu.gelu(x, tanh=True), like(2**31 - 1))
+
+
 @pytest.mark.parametrize("times", [1, 2, 3, 5, 8, 13, 16])
 @pytest.mark.parametrize(
     ("videos", "places", "heads"), [(1, 1, 1), (3, 5, 3), (8, 197, 12)]
