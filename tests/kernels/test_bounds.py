@@ -12,7 +12,6 @@ import pytest
 from jax.experimental import pallas as pl
 
 from leaps_jax import Config, Model, objectives, taps, update
-from leaps_jax.errors import UserError
 from leaps_jax.kernels import (
     attention,
     depthwise,
@@ -87,7 +86,7 @@ def test_batch_norm(shape, adds):
 
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 1, 1), (2, 3, 2)])
-@pytest.mark.parametrize("kernel", [(3, 3, 3), (5, 1, 1), (1, 5, 3)])
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (5, 1, 1)])
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1, 1, 1), (2, 5, 7, 6, 9), (3, 13, 23, 23, 54), (1, 2, 2, 91, 8)]
 )
@@ -351,7 +350,7 @@ def of_another_size(name):
     for size in (182, 208):
         try:
             return model_of_shapes(name, size)
-        except UserError:
+        except ValueError:  # a network tells which sizes it takes
             continue
     return model_of_shapes(name)
 
