@@ -5,6 +5,7 @@ that depends on the machine in this package is decided here.
 """
 
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ except ImportError:  # a newer JAX, which removed what it calls deprecated today
     triton = None  # type: ignore[assignment]
 
 AMPERE = 8.0
+_COUNTED = 2**31  # elements that the integers of kernels tell apart
 
 Form = Callable[..., Any]
 
@@ -29,6 +31,9 @@ def by_platform(
     cpu: Form | None = None,
 ) -> Form:
     """An operation of arrays that runs the form for the platform it is lowered for.
+
+    An array may be too large for a kernel, which counts elements in 32 bits. Then GPUs
+    run the form for older ones.
 
     Args:
       plain: runs wherever no other form is given, and on TPUs.
@@ -43,14 +48,19 @@ def by_platform(
     if triton is None and compute_capability() >= AMPERE:
         _tell_what_is_missing()
     has_kernels = triton is not None and not 0 < compute_capability() < AMPERE
-    cuda = (gpu if has_kernels else old_gpu) or plain
 
     def run(*arrays: Any) -> Any:
+        counted = all(math.prod(shape) < _COUNTED for shape in _shapes(arrays))
+        cuda = (gpu if has_kernels and counted else old_gpu) or plain
         return jax.lax.platform_dependent(
             *arrays, cuda=cuda, cpu=cpu or plain, default=plain
         )
 
     return run
+
+
+def _shapes(arrays: Any) -> list[tuple[int, ...]]:
+    return [jax.numpy.shape(array) for array in jax.tree.leaves(arrays)]
 
 
 @functools.cache
