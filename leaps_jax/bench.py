@@ -228,6 +228,7 @@ def _bytes_of_a_step(engine: Engine, state: State, batch: Batch) -> int:
         own,
         targets,
         engine.frozen,
+        False,
         platform=platform_of(device),
         axes=[(parallel.AXIS, len(engine.devices))],
     )

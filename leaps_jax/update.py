@@ -167,7 +167,9 @@ def _check_shapes(setup: Setup) -> None:
     check("transforms: make", setup.transform, key, video)
 
 
-UpdateStep = Callable[[State, Batch, Frozen], tuple[State, dict[str, jax.Array]]]
+UpdateStep = Callable[
+    [State, Batch, Frozen, jax.Array], tuple[State, dict[str, jax.Array]]
+]
 
 
 def make_optimizer(config: Config, spec: ModelSpec) -> optax.GradientTransformation:
@@ -233,7 +235,11 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
       octave: how often frames are shrunk before the models see them.
 
     Returns:
-      `(state, batch, frozen) -> (state, metrics)`, to be mapped over `parallel.AXIS`.
+      `(state, batch, frozen, looks) -> (state, metrics)`, to be mapped over
+      `parallel.AXIS`. Where the boolean `looks` is true, it optimises nothing. It
+      updates `State.best` of each video whose loss is the lowest so far, without a
+      random view or an octave, so that no lucky view decides. Both are one function, so
+      that the models are compiled once.
       Metrics are per video: every raw term, `total`, `confidence` (the probability
       of the class, of the likeliest where a video has none) and `gradient` (its norm).
     """
@@ -241,7 +247,7 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
     optimizer = make_optimizer(config, spec)
     project = setup.parametrization.project
 
-    def loss(parameters, state: State, batch: Batch, frozen: Frozen):
+    def loss(parameters, state: State, batch: Batch, frozen: Frozen, looks):
         pixels = decode(setup, parameters)
         keys = jax.vmap(_key)(state.seed, state.index, state.step)
         if config.views > 1:  # those of one video are adjacent
@@ -251,6 +257,7 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
             pixels, batch = jax.tree.map(repeat, (pixels, batch))
         seen = jax.vmap(setup.transform)(keys, pixels)
         seen = video_lib.at_octave(seen, octave, config.octave_scale)
+        seen = jnp.where(looks, pixels, seen)
         values, logits = _evaluate(setup, pixels, seen, batch, frozen)
         if config.views > 1:
             values, logits = _mean_of(config.views, (values, logits))
@@ -258,9 +265,9 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
         total = setup.objective.total(values)
         return (total * batch.weight).sum(), (values, total, logits)
 
-    def update_step(state: State, batch: Batch, frozen: Frozen):
+    def update_step(state: State, batch: Batch, frozen: Frozen, looks: jax.Array):
         (_, (values, total, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.parameters, state, batch, frozen
+            state.parameters, state, batch, frozen, looks
         )
         updates, optimizer_state = jax.vmap(optimizer.update)(gradient, state.optimizer)
         parameters = optax.apply_updates(state.parameters, updates)
@@ -268,15 +275,21 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
 
         gradient_norm = jax.vmap(optax.tree.norm)(gradient)
         finite = jnp.isfinite(total) & jnp.isfinite(gradient_norm)
-        finite = state.finite & jax.lax.pmin(finite.all(), parallel.AXIS)
-        new = state.replace(
-            parameters=parameters,
-            optimizer=optimizer_state,
-            step=state.step + 1,
-            finite=finite,
+        finite = jax.lax.pmin(finite.all(), parallel.AXIS)
+        better = looks & (total < state.best_loss)
+        best = jax.tree.map(
+            functools.partial(_where, better), state.parameters, state.best
         )
-        old = state.replace(finite=finite)
-        state = jax.tree.map(lambda a, b: _where(finite, a, b), new, old)
+        old = state.replace(
+            best=best,
+            best_loss=jnp.where(better, total, state.best_loss),
+            finite=state.finite & (finite | looks),
+        )
+        new = old.replace(
+            parameters=parameters, optimizer=optimizer_state, step=state.step + 1
+        )
+        moves = old.finite & ~looks
+        state = jax.tree.map(functools.partial(_where, moves), new, old)
         shares = jax.nn.softmax(logits)
         asked = jnp.take_along_axis(shares, batch.labels[:, None], axis=1)[:, 0]
         confidence = jnp.where(batch.labels < 0, shares.max(1), asked)
@@ -288,27 +301,6 @@ def make_update_step(setup: Setup, octave: int = 0) -> UpdateStep:
         return state, metrics
 
     return update_step
-
-
-def make_keep_best(setup: Setup) -> Callable[[State, Batch, Frozen], State]:
-    """Updates `State.best` of each video whose loss is the lowest so far.
-
-    That loss is of the video without a random view, so that no lucky view decides.
-    """
-
-    def keep_best(state: State, batch: Batch, frozen: Frozen) -> State:
-        pixels = decode(setup, state.parameters)
-        values, _ = _evaluate(setup, pixels, pixels, batch, frozen)
-        total = setup.objective.total(values)
-        better = total < state.best_loss
-        best = jax.tree.map(
-            functools.partial(_where, better), state.parameters, state.best
-        )
-        return state.replace(
-            best=best, best_loss=jnp.where(better, total, state.best_loss)
-        )
-
-    return keep_best
 
 
 def decode(setup: Setup, parameters: Any) -> jax.Array:

@@ -162,8 +162,7 @@ class Engine:
           `(state, batch, frozen) -> (state, metrics)`, compiled at its first call.
         """
         update_step = update.make_update_step(self.setup, octave)
-        keep_best = update.make_keep_best(self.setup)
-        return parallel.map_steps(update_step, keep_best, steps, self.devices)
+        return parallel.map_steps(update_step, steps, self.devices)
 
     def decode(self, parameters: Any) -> jax.Array:
         """The videos of parameters on the devices, (devices, videos of each, ...)."""

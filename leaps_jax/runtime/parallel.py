@@ -158,18 +158,14 @@ def map_over_devices(
 
 
 def map_steps(
-    update_step: Callable,
-    finish: Callable,
-    steps: int,
-    devices: Sequence[jax.Device],
+    update_step: Callable, steps: int, devices: Sequence[jax.Device]
 ) -> Callable:
-    """Compiles `steps` update steps into one call on all devices.
+    """Compiles `steps` update steps, and a look at the best, into one call.
 
     Args:
-      update_step: `(state, batch, frozen) -> (state, metrics)` for one device, with
-        its collectives over `AXIS`.
-      finish: `(state, batch, frozen) -> state`, run once after the steps.
-      steps: number of iterations of the `lax.scan`.
+      update_step: `(state, batch, frozen, looks) -> (state, metrics)` for one device,
+        with its collectives over `AXIS`.
+      steps: iterations of the `lax.scan` before the last one, which looks.
       devices: those of all processes.
 
     Returns:
@@ -178,14 +174,18 @@ def map_steps(
     """
     local = next(d for d in devices if d.process_index == jax.process_index())
 
-    def many(state, batch, frozen):
-        def step(state):
-            return update_step(state, batch, frozen)
+    def body(varying, batch, frozen):
+        state, looks = varying
+        return update_step(state, batch, frozen, looks)
 
+    def many(state, batch, frozen):
+        looks = jnp.arange(steps + 1) == steps
+        step = functools.partial(body, batch=batch, frozen=frozen)
         if jax.default_backend() == "gpu":
-            step = hoist(update_step, state, (batch, frozen), local)
-        state, metrics = jax.lax.scan(lambda state, _: step(state), state, None, steps)
-        return finish(state, batch, frozen), jax.lax.all_gather(metrics, AXIS)
+            step = hoist(body, (state, looks[0]), (batch, frozen), local)
+        state, metrics = jax.lax.scan(lambda *varying: step(varying), state, looks)
+        metrics = jax.tree.map(lambda x: x[:-1], metrics)
+        return state, jax.lax.all_gather(metrics, AXIS)
 
     return map_over_devices(
         many, devices, in_axes=(0, 0, None), out_axes=(0, None), donate=[0]

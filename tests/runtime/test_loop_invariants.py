@@ -133,9 +133,14 @@ def test_nothing_of_the_weights_is_computed_in_a_step(name, on_a_gpu):
     frozen = update.Frozen(model.variables, None, {})
     left = set()
 
+    def body(varying, batch, frozen):
+        state, looks = varying
+        return update_step(state, batch, frozen, looks)
+
     def run(state, batch, frozen):
-        step = hoist(update_step, state, (batch, frozen))
-        left.update(of_constants(step, state))
+        varying = state, jnp.array(False)
+        step = hoist(body, varying, (batch, frozen))
+        left.update(of_constants(step, varying))
         return state
 
     state = update.init_state(setup, np.arange(1))
