@@ -30,6 +30,10 @@ def by_platform(
 ) -> Form:
     """An operation of arrays that runs the form for the platform it is lowered for.
 
+    Under a mesh of devices, as `parallel.map_over_devices` has one, the form for these
+    is traced alone; elsewhere that for the accelerator of this process and that for
+    CPUs, on which an array may be in any process.
+
     Args:
       plain: runs wherever no other form is given, and on TPUs.
       gpu: for NVIDIA GPUs since Ampere, with the Triton backend of Pallas.
@@ -40,15 +44,21 @@ def by_platform(
     >>> by_platform(jax.numpy.sin, gpu=jax.numpy.cos)(0.0).item()
     0.0
     """
-    if triton is None and compute_capability() >= AMPERE:
-        _tell_what_is_missing()
-    has_kernels = triton is not None and not 0 < compute_capability() < AMPERE
-    cuda = (gpu if has_kernels else old_gpu) or plain
+    on_cpu, on_accelerator = cpu or plain, plain
+    if compute_capability():
+        if triton is None and compute_capability() >= AMPERE:
+            _tell_what_is_missing()
+        has_kernels = triton is not None and compute_capability() >= AMPERE
+        on_accelerator = (gpu if has_kernels else old_gpu) or plain
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platforms = {device.platform} if device else {jax.default_backend(), "cpu"}
+    if platforms == {"cpu"}:
+        return on_cpu
+    if "cpu" not in platforms or on_accelerator is on_cpu:
+        return on_accelerator
 
     def run(*arrays: Any) -> Any:
-        return jax.lax.platform_dependent(
-            *arrays, cuda=cuda, cpu=cpu or plain, default=plain
-        )
+        return jax.lax.platform_dependent(*arrays, cpu=on_cpu, default=on_accelerator)
 
     return run
 
