@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from leaps_jax import taps
+from leaps_jax.kernels import dispatch
 from leaps_jax.model import norm_inputs
 
 
@@ -17,7 +19,11 @@ def lowered_for_a_gpu(function, *arguments) -> str:
     """The text of a program for a GPU that is not here."""
     # JAX makes a Triton kernel for the device of the mesh that it is traced under.
     device = AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="gpu")
-    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+    mesh = AbstractMesh((), (), abstract_device=device)
+    with (
+        jax.sharding.use_abstract_mesh(mesh),
+        mock.patch.object(dispatch, "compute_capability", lambda: 9.0),
+    ):
         traced = jax.jit(function).trace(*arguments)
         return traced.lower(lowering_platforms=("cuda",)).as_text()
 

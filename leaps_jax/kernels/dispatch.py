@@ -32,8 +32,10 @@ def by_platform(
 ) -> Form:
     """An operation of arrays that runs the form for the platform it is lowered for.
 
-    An array may be too large for a kernel, which counts elements in 32 bits. Then GPUs
-    run the form for older ones.
+    Under a mesh of devices, as `parallel.map_over_devices` has one, the form for these
+    is traced alone; elsewhere that for the accelerator of this process and that for
+    CPUs, on which an array may be in any process. Kernels count elements in 32 bits:
+    for a larger array a GPU runs the form for older ones.
 
     Args:
       plain: runs wherever no other form is given, and on TPUs.
@@ -45,16 +47,24 @@ def by_platform(
     >>> by_platform(jax.numpy.sin, gpu=jax.numpy.cos)(0.0).item()
     0.0
     """
-    if triton is None and compute_capability() >= AMPERE:
-        _tell_what_is_missing()
-    has_kernels = triton is not None and not 0 < compute_capability() < AMPERE
+    on_cpu, on_accelerator, of_large = cpu or plain, plain, plain
+    if compute_capability():
+        if triton is None and compute_capability() >= AMPERE:
+            _tell_what_is_missing()
+        has_kernels = triton is not None and compute_capability() >= AMPERE
+        of_large = old_gpu or plain
+        on_accelerator = (gpu if has_kernels else None) or of_large
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platforms = {device.platform} if device else {jax.default_backend(), "cpu"}
+    if platforms == {"cpu"}:
+        return on_cpu
 
     def run(*arrays: Any) -> Any:
         counted = all(math.prod(shape) < _COUNTED for shape in _shapes(arrays))
-        cuda = (gpu if has_kernels and counted else old_gpu) or plain
-        return jax.lax.platform_dependent(
-            *arrays, cuda=cuda, cpu=cpu or plain, default=plain
-        )
+        form = on_accelerator if counted else of_large
+        if "cpu" not in platforms or form is on_cpu:
+            return form(*arrays)
+        return jax.lax.platform_dependent(*arrays, cpu=on_cpu, default=form)
 
     return run
 

@@ -138,16 +138,16 @@ def _run(
             )
         held = parallel.held(len(problem), parallel.all_devices())
         fresh = problem.init_state(held)
-        state = states.restore_videos(folder / "state", fresh)
-        start = 0 if state is None else int(state.step[0])
+        kept = states.restore_videos(folder / "state", fresh)
+        state = fresh if kept is None else kept
+        start = int(state.step[0])
         record |= {"status": "running", "step": start}
         if first:
             metrics.keep(folder / "metrics.jsonl", start)
             files.write_json(folder / "run.json", record)
             previews.keep(folder / "previews.zip", start)
             if preview_every:
-                begun = fresh if state is None else state
-                _preview(folder, problem, record, judges, begun)
+                _preview(folder, problem, record, judges, state)
             else:
                 page.write_page(folder, problem, record | {"judging": list(judges)})
 
@@ -160,7 +160,7 @@ def _run(
             if start:
                 steps.say(f"resuming {folder} at step {start}")
             elif log:
-                _log_videos(log, problem, 0, _first_videos(problem, fresh))
+                _log_videos(log, problem, 0, _first_videos(problem, state))
             for snapshot in synthesis.iterate(problem, state, executables=executables):
                 length = len(snapshot.metrics["total"])
                 due = preview_every and (
@@ -205,7 +205,6 @@ def _run(
             "step": last.step,
         }
     else:  # killed after its last state was saved and before its results were
-        assert state is not None
         final = state
         record["status"] = "finished"
     if first and (lines := metrics.read(folder / "metrics.jsonl")):

@@ -17,6 +17,7 @@ permissions and its signature were checked.
 import contextlib
 import dataclasses
 import functools
+import gc
 import hashlib
 import hmac
 import importlib.metadata
@@ -164,7 +165,25 @@ def compile_for(function: Any, *arguments: Any) -> Any:
         _start_cudnn()
         flags = os.environ.get("XLA_FLAGS", "")
         options = {k: v for k, v in _GPU_OPTIONS.items() if k not in flags}
-    return function.lower(*arguments).compile(compiler_options=options)
+    with _without_collector():
+        lowered = function.lower(*arguments)
+    return lowered.compile(compiler_options=options)
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Turns off Python's garbage collector while a function is traced and lowered.
+
+    A trace of a network is a million objects that stay, and the collector would go
+    through them again and again.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import os
 import re
 import subprocess
@@ -316,3 +317,20 @@ def test_a_step_of_a_gpu_is_one_graph_unless_flags_say_otherwise(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_command_buffer_scheduling_mode=LHS")
     executable_cache.compile_for(function, 1.0)
     assert function.options.keys() == names - {"xla_gpu_command_buffer_scheduling_mode"}
+
+
+def test_the_garbage_collector_is_on_again_after_a_trace():
+    seen = []
+
+    def trace(x):
+        seen.append(gc.isenabled())
+        if len(seen) > 1:
+            raise ValueError
+        return x
+
+    assert gc.isenabled()
+    executable_cache.compile_for(jax.jit(trace), 1.0)
+    assert gc.isenabled()
+    with pytest.raises(ValueError):
+        executable_cache.compile_for(jax.jit(trace), 1)
+    assert gc.isenabled() and seen == [False, False]
