@@ -25,6 +25,27 @@ from leaps_jax.runtime import parallel
 from leaps_jax.zoo import build as zoo
 
 
+@pytest.fixture(autouse=True, scope="module")
+def for_a_gpu():
+    """Programs are traced as on a GPU, where networks pad their tokens and channels.
+
+    Attention that is cuDNN's is JAX's own, which needs no cuDNN to be traced.
+    """
+    jax.clear_caches()
+    attention_of_jax = jax.nn.dot_product_attention
+
+    def like_cudnn(*args, implementation, **options):
+        assert implementation == "cudnn"
+        return attention_of_jax(*args, implementation="xla", **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        patch.setattr(dispatch, "compute_capability", lambda: 9.0)
+        patch.setattr(jax.nn, "dot_product_attention", like_cudnn)
+        yield
+    jax.clear_caches()
+
+
 def like(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
 
@@ -288,26 +309,6 @@ def test_rows_and_columns_are_each_within_their_axis():
 # All models.
 
 
-@pytest.fixture
-def for_a_gpu(monkeypatch):
-    """Programs are traced as on a GPU, where networks pad their tokens and channels.
-
-    Attention that is cuDNN's is JAX's own, which needs no cuDNN to be traced.
-    """
-    jax.clear_caches()
-    attention_of_jax = jax.nn.dot_product_attention
-
-    def like_cudnn(*args, implementation, **options):
-        assert implementation == "cudnn"
-        return attention_of_jax(*args, implementation="xla", **options)
-
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(dispatch, "compute_capability", lambda: 9.0)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", like_cudnn)
-    yield
-    jax.clear_caches()
-
-
 def model_of_shapes(name, size=None):
     """A model of the zoo whose weights and moments are shapes."""
     module, spec = zoo.build(name, ("a", "b"), size=size, dtype=jnp.bfloat16)
@@ -357,7 +358,7 @@ def of_another_size(name):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", zoo.names())
-def test_steps_with_a_model_of_the_zoo(for_a_gpu, name):
+def test_steps_with_a_model_of_the_zoo(name):
     """As the model and as the verifier, of clips of another size."""
     model, verifier = model_of_shapes(name), of_another_size(name)
     steps = [(model, verifier, 8), (verifier, model, 1)]
