@@ -28,7 +28,7 @@ STANDARD = (
 )
 # docs/robust-models.md: with these, judges see most in videos of standard models.
 SMOOTHER = """spatial_tv=10 spatial_decay=1.5 temporal_decay=0.5 priming=6
- priming_per_step=15"""
+ priming_per_step=15 learning_rate=0.05 weight_decay=0.1"""
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="their folder")
     parser.add_argument("--models", nargs="+", default=[*ROBUST, *STANDARD])
     parser.add_argument("--labels", nargs="+", default=list(motions.CLASSES))
-    parser.add_argument("--steps", help="2400 for standard models, 400 for others")
+    parser.add_argument("--steps", help="1200 for standard models, 200 for others")
     parser.add_argument("--seed", default="1", help="of stimuli and noise")
     options = parser.parse_args()
     if reason := render.can_write():
@@ -53,7 +53,7 @@ def main() -> int:
             *(f"actions:{c}/{options.seed}" for c in options.labels),
         ]
         words += ["--judge", *(m for m in (*ROBUST, *STANDARD) if m != model)]
-        words += ["--steps", options.steps or ("2400" if standard else "400")]
+        words += ["--steps", options.steps or ("1200" if standard else "200")]
         words += ["--seed", options.seed, "--preview-every", "0"]
         if standard:
             words += ["--set", *SMOOTHER.split()]

@@ -99,8 +99,7 @@ STANDARD: Runs = {
     }.items()
 }
 
-#: The optimiser and the spectrum of the sweep, of the other studies and of standard
-#: models: smaller steps, and as many again.
+#: The preset before, with which the recorded tables of the other studies were made.
 SLOWER = dict(
     steps=400,
     spatial_decay=1.0,

@@ -2,7 +2,8 @@
 
 A parametrization is a pair of pure functions for one video: `init` draws parameters,
 `decode` turns them into pixels. The engine optimises the parameters; a video is only
-ever decoded from them. Yours is a few lines:
+ever decoded from them. Weight decay pulls them to zero: let that be the plainest video,
+or set `Config(weight_decay=0)`. Yours is a few lines:
 
 >>> def init(key, spec, start=None):  # one picture for all frames
 ...     return 0.01 * jax.random.normal(key, (spec.size, spec.size, 3))
