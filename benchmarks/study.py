@@ -117,21 +117,12 @@ STEPS: Runs = {
     for name, changes in {
         "preset": {},
         "slower": SLOWER,
-        "no weight decay": {"weight_decay": 0.0},
-        "weight decay 0.1": {"weight_decay": 0.1},
         "weight decay 0.5": {"weight_decay": 0.5},
         "epsilon 0.3": {"epsilon": 0.3},
         "epsilon 0.3, tv 2.5": {"epsilon": 0.3, "spatial_tv": 2.5},
-        "tv 3": {"spatial_tv": 3.0},
-        "decay 1.5": {"spatial_decay": 1.5},
-        "decay 1.5, epsilon 0.3": {"spatial_decay": 1.5, "epsilon": 0.3},
-        "weight decay 0.2": {"weight_decay": 0.2},
         "400 steps": {"steps": 400},
         "150 steps": {"steps": 150},
-        "120 steps": {"steps": 120},
         "100 steps, rate 0.15": {"steps": 100, "learning_rate": 0.15},
-        "pixels": {"parametrization": "pixels"},
-        "pixels, 200 steps": {"parametrization": "pixels", "steps": 200},
     }.items()
 }
 
@@ -143,16 +134,9 @@ STANDARD_STEPS: Runs = {
     for name, changes in {
         "preset": {},
         "strong, slower, 1200 steps": SLOWER | STRONG | {"steps": 1200},
-        "strong, slower, 2400 steps": SLOWER | STRONG | {"steps": 2400},
         "strong, 600 steps": STRONG | {"steps": 600},
-        "strong, 1200 steps": STRONG | {"steps": 1200},
-        "strong, 1200 steps, weight decay 0.03": STRONG
-        | {"steps": 1200, "weight_decay": 0.03},
         "strong, 1200 steps, rate 0.05": STRONG
         | {"steps": 1200, "learning_rate": 0.05, "weight_decay": 0.1},
-        "strong, slower, 1200 steps, weight decay 0.1": SLOWER
-        | STRONG
-        | {"steps": 1200, "weight_decay": 0.1},
     }.items()
 }
 
