@@ -62,7 +62,7 @@ def test_a_slow_disk_holds_the_devices_up(tmp_path):
     row = jobs.Row(0, 2, "a@b", "", "c", "0", 1, 0)
     held = SimpleNamespace(add=lambda *_: slow.wait(30))
     items = [groups.Item(row, 0, 0, None)]
-    of = (items, np.zeros((1, 1, 1)), np.zeros((1, 1)), {"total": np.zeros(1)})
+    of = (items, np.zeros((1, 1, 1)), {"total": np.zeros(1)})
 
     def submit(writer):
         for _ in range(3):
