@@ -28,7 +28,7 @@ STANDARD = (
 )
 # docs/robust-models.md: with these, judges see most in videos of standard models.
 SMOOTHER = """spatial_tv=10 spatial_decay=1.5 temporal_decay=0.5 priming=6
- priming_per_step=15 learning_rate=0.05 weight_decay=0.1"""
+ priming_per_step=15 learning_rate=0.05 weight_decay=0.1 epsilon=0.1"""
 
 
 def main() -> int:

@@ -117,23 +117,22 @@ STEPS: Runs = {
     for name, changes in {
         "preset": {},
         "slower": SLOWER,
-        "weight decay 0.5": {"weight_decay": 0.5},
-        "epsilon 0.3": {"epsilon": 0.3},
-        "epsilon 0.3, tv 2.5": {"epsilon": 0.3, "spatial_tv": 2.5},
-        "400 steps": {"steps": 400},
-        "150 steps": {"steps": 150},
-        "100 steps, rate 0.15": {"steps": 100, "learning_rate": 0.15},
+        "tv 2.5": {"spatial_tv": 2.5},
+        "epsilon 0.1": {"epsilon": 0.1},
+        "epsilon 0.1, weight decay 0.5": {"epsilon": 0.1, "weight_decay": 0.5},
+        "epsilon 0.1, 400 steps": {"epsilon": 0.1, "steps": 400},
+        "epsilon 0.1, 150 steps": {"epsilon": 0.1, "steps": 150},
     }.items()
 }
 
-STRONG = SMOOTH | dict(priming=6.0, priming_per_step=15.0)
+STRONG = SMOOTH | dict(priming=6.0, priming_per_step=15.0, epsilon=0.1)
 
 #: Likewise of standard models.
 STANDARD_STEPS: Runs = {
     ("LEAPS", name): ("leaps", changes)
     for name, changes in {
-        "preset": {},
-        "strong, slower, 1200 steps": SLOWER | STRONG | {"steps": 1200},
+        "epsilon 0.1": {"epsilon": 0.1},
+        "strong, slower, 1200 steps": STRONG | SLOWER | SMOOTH | {"steps": 1200},
         "strong, 600 steps": STRONG | {"steps": 600},
         "strong, 1200 steps, rate 0.05": STRONG
         | {"steps": 1200, "learning_rate": 0.05, "weight_decay": 0.1},

@@ -103,7 +103,7 @@ class Config:
     warmup: int = 20
     beta1: float = 0.85
     beta2: float = 0.95
-    epsilon: float = 0.1
+    epsilon: float = 0.3
     weight_decay: float = 0.3
     priming: float = 2.0
     priming_per_step: float = 5.0
