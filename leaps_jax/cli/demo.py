@@ -30,7 +30,7 @@ def add(commands: arguments.Commands) -> None:
         help=f"a synthetic action: {', '.join(motions.CLASSES)}",
     )
     option("--out", default="demo", metavar="DIR", help="folder of the run")
-    option("--steps", default="120", metavar="N", help="120 by default")
+    option("--steps", default="150", metavar="N", help="150 by default")
     option("--seed", default="1", metavar="N", help="of stimulus and noise")
     arguments.add_overwrite(sub)
 
