@@ -1,4 +1,4 @@
-"""Proves of a Pallas kernel, from its trace, that it stays within its arrays.
+"""Checks from its trace that a Pallas kernel stays within its arrays.
 
 Where a kernel reads and writes depends on the numbers of its programs, on loop counters
 and on constants, and not on the numbers that it computes with. So the integers and
@@ -50,7 +50,7 @@ _ACCESSES = {  # whether it writes, and what its arguments are
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was found of a kernel.
+    """The result of `check`.
 
     Attributes:
       faults: a line each.
@@ -63,7 +63,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A call of a kernel.
+    """A `pallas_call` of a trace.
 
     Attributes:
       eqn: the call, as traced.
@@ -83,7 +83,7 @@ class Kernel:
 
     @functools.cached_property
     def key(self) -> tuple:
-        """Equal of two calls whose indices are equal."""
+        """The same for calls that read and write at the same indices."""
         known = [None if x is None else (x.shape, x.tobytes()) for x in self.operands]
         shapes = [v.aval.str_short() for v in (*self.eqn.invars, *self.eqn.outvars)]
         text = str(self.eqn.params["jaxpr"])
@@ -91,7 +91,7 @@ class Kernel:
 
 
 def kernels(traced: core.ClosedJaxpr) -> list[Kernel]:
-    """The calls of kernels in a trace, in the forms of all platforms."""
+    """Every `pallas_call` in a trace, also in loops and in branches."""
     found: list[Kernel] = []
     _walk(traced, [None] * len(traced.jaxpr.invars), found)
     return found
@@ -100,7 +100,7 @@ def kernels(traced: core.ClosedJaxpr) -> list[Kernel]:
 def _walk(
     closed: core.ClosedJaxpr, inputs: Sequence[Any], found: list[Kernel]
 ) -> list[Any]:
-    """Adds the calls in a function of these values, None for what is no constant."""
+    """Adds the calls in a function; of its inputs the values of constants, else None."""
     jaxpr = closed.jaxpr
     known = dict(zip(jaxpr.invars, inputs, strict=True))
     known |= zip(jaxpr.constvars, map(_constant, closed.consts), strict=True)
@@ -139,7 +139,7 @@ def _closed(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.ClosedJaxpr:
 
 
 def _constant(value: Any) -> np.ndarray | None:
-    """Integers, such as may be indices."""
+    """An array if the value is of integers, which may be indices, else None."""
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         dtype = np.result_type(value)
@@ -147,7 +147,7 @@ def _constant(value: Any) -> np.ndarray | None:
 
 
 class _SplitError(Exception):
-    """Some programs of this axis have to be looked at apart from others."""
+    """An array over this axis of the grid is too large: check a part at a time."""
 
     def __init__(self, axis: int):
         super().__init__(f"axis {axis}")
@@ -175,7 +175,7 @@ class _Part:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Sum:
-    """Integers: a constant and parts that share no axis."""
+    """Integers, as the sum of a constant and of parts that share no axis."""
 
     constant: int
     parts: tuple[_Part, ...] = ()
@@ -191,13 +191,13 @@ class _Sum:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _All:
-    """Booleans: true where all parts are."""
+    """A mask, true where every part is true."""
 
     parts: tuple[_Part, ...] = ()
 
 
 class _Unknown:
-    """What is computed from data."""
+    """A value that depends on the data of arrays, and is not evaluated."""
 
 
 _UNKNOWN = _Unknown()
@@ -206,14 +206,14 @@ _NEVER = False
 
 @dataclasses.dataclass(frozen=True)
 class _Ref:
-    """An argument of a kernel, by its number."""
+    """A reference to an array of the kernel: an input, or then a result."""
 
     number: int
 
 
 @dataclasses.dataclass(frozen=True)
 class _Slice:
-    """A slice of an axis, as Pallas has them."""
+    """Stands for the slice of Pallas."""
 
     start: int
     size: int
@@ -222,14 +222,14 @@ class _Slice:
 
 @dataclasses.dataclass(frozen=True)
 class _Whole:
-    """The index of a whole block, as Pallas has them."""
+    """Stands for the index of Pallas that reads a whole block."""
 
     indices: tuple[_Slice, ...]
     int_indexer_shape: tuple[int, ...] = ()
 
 
 def _arguments(eqn: core.JaxprEqn) -> tuple[bool, dict[str, Any]]:
-    """Whether an access stores, and its arguments by name."""
+    """Whether an equation stores (or loads), and its arguments by name."""
     stores, names = _ACCESSES[eqn.primitive.name]
     if (tree := eqn.params.get("args_tree")) is not None:
         given = tree.unflatten(eqn.invars)
@@ -240,7 +240,7 @@ def _arguments(eqn: core.JaxprEqn) -> tuple[bool, dict[str, Any]]:
 
 
 class _Evaluation:
-    """The accesses of some programs of a kernel.
+    """All loads and stores of some programs of a kernel.
 
     Args:
       kernel: of which they are.
@@ -273,7 +273,7 @@ class _Evaluation:
         return _sum(0, [_Part(np.array(self.box[axis], np.int64).reshape(shape))])
 
     def _block(self, block: Any) -> list[tuple[_Sum, int | None]]:
-        """Along each axis of an array where a block starts, and its length."""
+        """The start and length of a block along each axis of its array."""
         programs = [self.program(axis) for axis in range(len(self.box))]
         index_map = block.index_map_jaxpr
         frame = _Frame(self, index_map, programs)
@@ -293,7 +293,7 @@ class _Evaluation:
             raise _SplitError(int(np.argmax(programs)))
 
     def access(self, frame: "_Frame", eqn: core.JaxprEqn) -> None:
-        """Adds an access, and its faults."""
+        """Checks a load or a store, and adds its faults."""
         stores, given = _arguments(eqn)
         number = frame.value(given["ref"]).number
         shape, inputs = self.arrays[number].shape, len(self.kernel.operands)
@@ -376,14 +376,14 @@ class _Evaluation:
         return found, lanes
 
     def _lane(self, lane: int, size: int, stride: int, lanes: int) -> _Sum:
-        """The places of a slice from its start on, along one of the lanes."""
+        """The offsets of a slice from its start, along one axis of elements."""
         shape = [1] * (len(self.box) + lanes)
         shape[len(self.box) + lane] = size
         steps = np.arange(size, dtype=np.int64) * stride
         return _sum(0, [_Part(steps.reshape(shape))])
 
     def lifted(self, parts: Sequence[_Part], lanes: int) -> list[_Part]:
-        """Parts with this many axes of elements, the last ones of length 1."""
+        """Parts with axes of length 1 appended, up to this many of elements."""
         rank = len(self.box) + lanes
         return [
             part.reshaped((*part.array.shape, *[1] * (rank - part.array.ndim)))
@@ -457,7 +457,7 @@ class _Evaluation:
     # Arithmetic.
 
     def total(self, value: _Sum) -> np.ndarray:
-        """The integers, written out."""
+        """The sum as one array."""
         arrays = [part.array for part in value.parts]
         if not arrays:
             return np.array(value.constant)
