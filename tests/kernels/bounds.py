@@ -100,7 +100,7 @@ def kernels(traced: core.ClosedJaxpr) -> list[Kernel]:
 def _walk(
     closed: core.ClosedJaxpr, inputs: Sequence[Any], found: list[Kernel]
 ) -> list[Any]:
-    """Adds the calls in a function; of its inputs the values of constants, else None."""
+    """Adds the calls in a function. Its inputs are values of constants, or None."""
     jaxpr = closed.jaxpr
     known = dict(zip(jaxpr.invars, inputs, strict=True))
     known |= zip(jaxpr.constvars, map(_constant, closed.consts), strict=True)
