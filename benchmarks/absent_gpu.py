@@ -84,12 +84,17 @@ def compile_steps(text: str, devices: list[jax.Device], dtype: str) -> list[str]
     inverting = engine.Engine(setup, devices)
     compiled: list[str] = []
 
-    def compile_for(function, *arguments):
-        executable = executable_cache.compile_for(function, *arguments)
-        compiled.append(executable.as_text())
-        return executable
+    def trace(function, *arguments):
+        out_info, compile = executable_cache.trace(function, *arguments)
 
-    with mock.patch.object(engine, "compile_for", compile_for):
+        def kept():
+            executable = compile()
+            compiled.append(executable.as_text())
+            return executable
+
+        return executable_cache.Traced(out_info, kept)
+
+    with mock.patch.object(engine, "trace", trace):
         inverting.compile(int(batch))
     return compiled
 

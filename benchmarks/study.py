@@ -37,7 +37,7 @@ PARTNERS = {"reversed": motions.REVERSED, "mirrored": motions.MIRRORED}
 Runs = dict[tuple[str, str], tuple[str, dict[str, Any]]]
 NO_VIEWS = dict(view_scale=0.0, view_shift=0.0, view_noise=0.0, view_tint=0.0)
 NO_PRIMING = dict(priming=0.0, priming_per_step=0.0)
-FROM_NOISE = dict(init="noise", octaves=1, steps=400)
+FROM_NOISE = dict(init="noise", octaves=1, steps=200)
 
 #: LEAPS with other settings.
 SWEEP: Runs = {
@@ -131,6 +131,7 @@ STRONG = SMOOTH | dict(priming=6.0, priming_per_step=15.0, epsilon=0.1)
 STANDARD_STEPS: Runs = {
     ("LEAPS", name): ("leaps", changes)
     for name, changes in {
+        "preset": {},
         "epsilon 0.1": {"epsilon": 0.1},
         "strong, slower, 1200 steps": STRONG | SLOWER | SMOOTH | {"steps": 1200},
         "strong, 600 steps": STRONG | {"steps": 600},

@@ -160,8 +160,7 @@ def place(
         config,
     )
     engine = Engine(problem)
-    state = problem.init_state()
-    return engine, *engine.place(problem.labels, problem.stimuli, state)
+    return engine, *engine.place(problem.labels, problem.stimuli)
 
 
 def ceilings(device: jax.Device) -> tuple[float, float]:

@@ -250,9 +250,8 @@ def iterate(
     ...     print(snapshot.step, snapshot.metrics["total"][-1])
     """
     engine = Engine(problem, devices, executables)
-    if state is None:
-        state = problem.init_state(parallel.held(len(problem), engine.devices))
-    step = int(state.step[0])
+    engine.begin_compile(len(problem))
+    step = 0 if state is None else int(state.step[0])
     placed = engine.place(problem.labels, problem.stimuli, state)
     yield from engine.run(len(problem), *placed, step)
 
@@ -330,7 +329,7 @@ def synthesize(
     >>> def told(now):
     ...     print(f"{now.step} of {now.steps}: {now.metrics['confidence']}")
     >>> result = synthesize(model, stimuli, ["jack"], progress=told)  # doctest: +SKIP
-    50 of 400: [0.31]
+    50 of 200: [0.31]
     """
     problem = prepare(
         model, stimuli, labels, verifier, config, objective, parametrization, transforms

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +270,10 @@ def _problem(
     if options.objective:
         looking = microscopes.named(options.objective, model)
         objective = objectives.microscope(looking, config)
-    clips, labels = _stimuli_and_labels(options, model)
+    with ThreadPoolExecutor(1, "clips") as pool:
+        reading = pool.submit(_stimuli_and_labels, options, model)
+        judges = {name: _load("judge", name, options) for name in options.judge}
+        clips, labels = reading.result()
     if "verifier" in objective.uses and verifier is None:
         objective = objective.without_verifier()
         notes.append("no --verifier: the diversity term is off")
@@ -277,8 +281,7 @@ def _problem(
         verifier = _with_moments(verifier, options, notes)
     problem = synthesis.prepare(model, clips, labels, verifier, config, objective)
     problem = problem.repeated(options.copies)
-    judges = {"self": model} | ({"verifier": verifier} if verifier else {})
-    judges |= {name: _load("judge", name, options) for name in options.judge}
+    judges = {"self": model} | ({"verifier": verifier} if verifier else {}) | judges
     names = ("model", "verifier", "method", "stimulus", "copies", "short", "dtype")
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
     if options.objective:

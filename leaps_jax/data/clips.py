@@ -303,6 +303,15 @@ def _sources(
     return total, itertools.chain(*parts)
 
 
+# A scene is thousands of small operations, of which LLVM makes a program twice as soon
+# where it may leave it slow: half a second for a clip.
+_rendered = jax.jit(
+    scenes.clip,
+    static_argnames=("frames", "size", "fps"),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
+
+
 def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
     """A synthetic action that is just as long as the model's window."""
     name, _, seed = path.removeprefix(_ACTIONS).partition("/")
@@ -317,7 +326,7 @@ def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
 
     def draw() -> tuple[Frames, str]:
         with parallel.on_processor():  # in threads that must not wait for a GPU
-            video, _ = scenes.clip(
+            video, _ = _rendered(
                 jax.random.key(int(seed or 0)),
                 motions.CLASSES.index(name),
                 frames=spec.window,

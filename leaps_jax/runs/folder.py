@@ -34,7 +34,7 @@ from leaps_jax.model import Model
 from leaps_jax.progress import Steps, counted, interruptible
 from leaps_jax.runs import arrays, events, media, metrics, ownership, page, previews
 from leaps_jax.runtime import multihost, parallel
-from leaps_jax.runtime.engine import NotFiniteError, Snapshot
+from leaps_jax.runtime.engine import Engine, NotFiniteError, Snapshot
 from leaps_jax.runtime.executable_cache import ExecutableCache
 from leaps_jax.synthesis import Problem
 from leaps_jax.update import State
@@ -137,19 +137,15 @@ def _run(
                 " disk that all processes share"
             )
         held = parallel.held(len(problem), parallel.all_devices())
-        fresh = problem.init_state(held)
-        kept = states.restore_videos(folder / "state", fresh)
-        state = fresh if kept is None else kept
-        start = int(state.step[0])
+        like = jax.eval_shape(lambda: problem.init_state(held)).replace(index=held)
+        kept = states.restore_videos(folder / "state", like)
+        start = 0 if kept is None else int(kept.step[0])
         record |= {"status": "running", "step": start}
         if first:
             metrics.keep(folder / "metrics.jsonl", start)
             files.write_json(folder / "run.json", record)
             previews.keep(folder / "previews.zip", start)
-            if preview_every:
-                _preview(folder, problem, record, judges, state)
-            else:
-                page.write_page(folder, problem, record | {"judging": list(judges)})
+            page.write_page(folder, problem, record | {"judging": list(judges)})
 
     config, began = problem.config, time.monotonic()
     seconds_before, saved = record["seconds"], time.monotonic()
@@ -159,9 +155,15 @@ def _run(
         with shown as steps, interruptible() as stop, logged(start) as log:
             if start:
                 steps.say(f"resuming {folder} at step {start}")
-            elif log:
+            engine = Engine(problem, executables=executables)
+            engine.begin_compile(len(problem))
+            placed = engine.place(problem.labels, problem.stimuli, kept)
+            state = parallel.gather(placed[0], len(held)) if kept is None else kept
+            if first and preview_every:
+                _preview(folder, problem, record, judges, state)
+            if log and not start:
                 _log_videos(log, problem, 0, _first_videos(problem, state))
-            for snapshot in synthesis.iterate(problem, state, executables=executables):
+            for snapshot in engine.run(len(problem), *placed, start):
                 length = len(snapshot.metrics["total"])
                 due = preview_every and (
                     last is None or snapshot.step % preview_every < length

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ from leaps_jax import taps, update
 from leaps_jax.config import Config
 from leaps_jax.model import Moments
 from leaps_jax.runtime import parallel
-from leaps_jax.runtime.executable_cache import ExecutableCache, compile_for
+from leaps_jax.runtime.executable_cache import ExecutableCache, Traced, trace
 from leaps_jax.terms import Primed
 from leaps_jax.update import Batch, Frozen, Setup, State
 
@@ -55,6 +57,19 @@ class NotFiniteError(RuntimeError):
         self.videos = videos
 
 
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+    """A function that XLA has compiled, or still compiles in a thread.
+
+    Attributes:
+      out_info: shapes of its outputs.
+      executable: of the function.
+    """
+
+    out_info: Any
+    executable: Future[Callable]
+
+
 class Engine:
     """Weights on the devices, and compiled functions for batches of videos.
 
@@ -83,7 +98,8 @@ class Engine:
         self._constants = Frozen(
             setup.model.variables, verifier and verifier.variables, dict(moments)
         )
-        self._compiled: dict[tuple[Any, ...], Callable] = {}
+        self._compiled: dict[tuple[Any, ...], _Compiled] = {}
+        self._compiler = ThreadPoolExecutor(1, "compile")
         self._decode: Callable | None = None
 
     @functools.cached_property
@@ -92,7 +108,10 @@ class Engine:
         return parallel.replicate(self._constants, self.devices)
 
     def place(
-        self, labels: np.ndarray, stimuli: np.ndarray | None, state: State
+        self,
+        labels: np.ndarray,
+        stimuli: np.ndarray | None,
+        state: State | None = None,
     ) -> tuple[State, Batch]:
         """Places a state on the devices, with the batch of its videos.
 
@@ -101,20 +120,26 @@ class Engine:
         Args:
           labels: (n,) target classes.
           stimuli: (n, t, h, w, 3) pixels in [0, 1], or None where none are needed.
-          state: of the videos, on the host.
+          state: of the videos, on the host; that before the first step by default.
         """
         n = len(labels)
-        primed = Primed()
         held = parallel.held(n, self.devices)
-        if not np.array_equal(state.index, held):
-            rows = np.searchsorted(state.index, held)
-            state = jax.tree.map(lambda x: np.asarray(x)[rows], state)
-        if self.setup.objective.primed:
-            assert stimuli is not None
-            _, primed = self._start(stimuli[held], state.seed, state.index, n)
-        labels = parallel.shard(labels[held], self.devices, n)
-        batch = Batch(labels, parallel.padding_weights(n, self.devices), primed)
-        return parallel.shard(state, self.devices, n), batch
+        primed = Primed()
+        if state is None:
+            seed = np.full(len(held), self.setup.config.seed)
+            clips = None if stimuli is None else stimuli[held]
+            placed, primed = self._start(clips, seed, held, n)
+        else:
+            if not np.array_equal(state.index, held):
+                rows = np.searchsorted(state.index, held)
+                state = jax.tree.map(lambda x: np.asarray(x)[rows], state)
+            if self.setup.objective.primed:
+                assert stimuli is not None
+                _, primed = self._start(stimuli[held], state.seed, held, n)
+            placed = parallel.shard(state, self.devices, n)
+        shards = parallel.shard(labels[held], self.devices, n)
+        batch = Batch(shards, parallel.padding_weights(n, self.devices), primed)
+        return placed, batch
 
     def start(
         self,
@@ -139,12 +164,19 @@ class Engine:
         weight = batch[1] * parallel.padding_weights(n, self.devices)
         return state, Batch(batch[0], weight, primed)
 
+    @property
+    def _from_stimuli(self) -> bool:
+        """Whether videos are primed by stimuli or start from them."""
+        return self.setup.objective.primed or self.setup.config.init == "stimulus"
+
     def _start(self, stimuli, seed, index, n: int) -> tuple[State, Primed]:
+        if not self._from_stimuli:
+            stimuli = None
         inputs = (stimuli, seed.astype(np.uint32), index.astype(np.int32))
         arguments = self.frozen.model, parallel.shard(inputs, self.devices, n)
-        return self._compile_start(n, *arguments)(*arguments)
+        return self._compile_start(n, *arguments).executable.result()(*arguments)
 
-    def _compile_start(self, n: int, *arguments: Any) -> Any:
+    def _compile_start(self, n: int, *arguments: Any) -> _Compiled:
         mapped = parallel.map_videos(self._starting, self.devices)
         return self._compile(("start", n), lambda: mapped, *arguments)
 
@@ -178,10 +210,21 @@ class Engine:
 
         With several processes it does nothing: they compile for arrays alone.
         """
+        for compiled in self._compile_all(n, _calls(self.setup.config, 0)):
+            compiled.executable.result()
+
+    def begin_compile(self, n: int) -> None:
+        """Like `compile`, for the first call of `run`; returns while XLA compiles."""
+        first = itertools.islice(_calls(self.setup.config, 0), 1)
+        self._compile_all(n, first)
+
+    def _compile_all(
+        self, n: int, calls: Iterable[tuple[int, int, int]]
+    ) -> list[_Compiled]:
         if jax.process_count() > 1:
-            return
+            return []
         spec, clips = self.setup.model.spec, None
-        if self.setup.objective.primed or self.setup.config.init == "stimulus":
+        if self._from_stimuli:
             shape = (n, spec.frames, spec.size, spec.size, 3)
             clips = jax.ShapeDtypeStruct(shape, jnp.float32)
         each = functools.partial(jax.ShapeDtypeStruct, (n,))
@@ -196,42 +239,55 @@ class Engine:
             start.out_info,
         )
         batch = Batch(labels, weight, primed)
-        for _, octave, steps in _calls(self.setup.config, 0):
-            self._compile_steps(octave, steps, state, batch, frozen)
+        return [
+            start,
+            *[
+                self._compile_steps(octave, steps, state, batch, frozen)
+                for _, octave, steps in calls
+            ],
+        ]
 
     def _compile_steps(
         self, octave: int, steps: int, state: State, batch: Batch, frozen: Frozen
-    ) -> Callable:
+    ) -> _Compiled:
         make = functools.partial(self.make_steps, steps, octave)
         what = ("steps", octave, steps, state.step.shape)
         return self._compile(what, make, state, batch, frozen)
 
     def _compile(
         self, what: tuple[Any, ...], make: Callable[[], Any], *arguments: Any
-    ) -> Any:
-        """The function `make()`, compiled for arguments of these shapes, once."""
+    ) -> _Compiled:
+        """Traces the function `make()` for arguments of these shapes, once.
+
+        XLA compiles it in a thread, while Python goes on to trace the next one.
+        """
         if what not in self._compiled:
-            function = make()
-            if any(d.process_index != jax.process_index() for d in self.devices):
-                compiled = compile_for(function, *arguments)
-                self._compiled[what] = parallel.on_local_arrays(compiled, self.devices)
-            elif self.executables is None:
-                self._compiled[what] = compile_for(function, *arguments)
-            else:
-                setup = self.setup
-                models = [m for m in (setup.model, setup.verifier) if m is not None]
-                made_of = (
-                    *what,
-                    [(m.module, m.spec, m.tap_filter) for m in models],
-                    setup.objective,
-                    dataclasses.replace(setup.config, seed=0),  # it is in the state
-                    setup.parametrization,
-                    setup.transform,
-                )
-                self._compiled[what] = self.executables.compiled(
-                    function, arguments, self.devices, made_of
-                )
+            traced = self._trace(what, make(), arguments)
+            executable = self._compiler.submit(traced.compile)
+            self._compiled[what] = _Compiled(traced.out_info, executable)
         return self._compiled[what]
+
+    def _trace(
+        self, what: tuple[Any, ...], function: Callable, arguments: tuple[Any, ...]
+    ) -> Traced:
+        if any(d.process_index != jax.process_index() for d in self.devices):
+            out_info, compile = trace(function, *arguments)
+            return Traced(
+                out_info, lambda: parallel.on_local_arrays(compile(), self.devices)
+            )
+        if self.executables is None:
+            return trace(function, *arguments)
+        setup = self.setup
+        models = [m for m in (setup.model, setup.verifier) if m is not None]
+        made_of = (
+            *what,
+            [(m.module, m.spec, m.tap_filter) for m in models],
+            setup.objective,
+            dataclasses.replace(setup.config, seed=0),  # it is in the state
+            setup.parametrization,
+            setup.transform,
+        )
+        return self.executables.traced(function, arguments, self.devices, made_of)
 
     def run(
         self, n: int, state: State, batch: Batch, step: int = 0
@@ -250,8 +306,8 @@ class Engine:
         names = list(self.setup.objective.weights)
         held = len(parallel.held(n, self.devices))
         for done, octave, steps in _calls(self.setup.config, step):
-            call = self._compile_steps(octave, steps, state, batch, self.frozen)
-            state, metrics = call(state, batch, self.frozen)
+            compiled = self._compile_steps(octave, steps, state, batch, self.frozen)
+            state, metrics = compiled.executable.result()(state, batch, self.frozen)
             metrics = parallel.gather_metrics(metrics, n)
             metrics = {name: metrics[name] for name in (*names, *_MORE_METRICS)}
             fetch = functools.partial(parallel.gather, state, held)

@@ -29,9 +29,9 @@ import secrets
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,13 +47,14 @@ _ROOT = Path(__file__).parent.parent  # of the package
 _DECIDING = ("jax", "flax", "optax", "numpy", "nvidia")
 _NAME = r"\.?[0-9a-f]{64}(\.[0-9a-f]{8}\.tmp)?"  # of a file, or while it is written
 _BYTES = 32  # of the key, and of a signature
+_JAX_CACHE = "jax_enable_compilation_cache"
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
 def folder() -> Path | None:
     """The folder of JAX's own compilation cache; None where it has none or is off."""
     path = jax.config.values["jax_compilation_cache_dir"]
-    used = jax.config.values["jax_enable_compilation_cache"]
+    used = jax.config.values[_JAX_CACHE]
     return Path(path) if path and used and "://" not in path else None
 
 
@@ -143,31 +144,53 @@ def _tell(line: str) -> None:
     print(f"compile cache: {line}", file=sys.stderr)
 
 
-_GPU_OPTIONS = {
-    # CUDA graphs, in which kernels that do not depend on each other run at the same
-    # time, above all those of the model and of its verifier.
-    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN"
-    ",DYNAMIC_SLICE_FUSION,CONVOLUTION,COLLECTIVES",
-    "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT",
-    # Queries, keys and values stay three products: cuBLAS adds the bias to each. After
-    # a merged one, biases take kernels of their own.
-    "xla_gpu_dot_merger_threshold_mb": 0,
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "gpu": {
+        # CUDA graphs, in which kernels that do not depend on each other run at the
+        # same time, above all those of the model and of its verifier.
+        "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN"
+        ",DYNAMIC_SLICE_FUSION,CONVOLUTION,COLLECTIVES",
+        "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT",
+        # Queries, keys and values stay three products: cuBLAS adds the bias to each.
+        # After a merged one, biases take kernels of their own.
+        "xla_gpu_dot_merger_threshold_mb": 0,
+    },
+    # LLVM's level 3 compiles a step for a fifth longer, and the step is no faster.
+    "cpu": {"xla_backend_optimization_level": 2},
 }
 
 
-def compile_for(function: Any, *arguments: Any) -> Any:
-    """Compiles a jitted function for arguments of these shapes.
+class Traced(NamedTuple):
+    """A function that is traced for arguments of some shapes.
+
+    Attributes:
+      out_info: shapes of its outputs.
+      compile: has XLA compile it, in any thread; gives the executable.
+    """
+
+    out_info: Any
+    compile: Callable[[], Any]
+
+
+def trace(function: Any, *arguments: Any) -> Traced:
+    """Traces a jitted function for arguments of these shapes.
 
     Options that `XLA_FLAGS` sets keep their values.
     """
-    options = {}
-    if jax.default_backend() == "gpu":
+    backend, flags = jax.default_backend(), os.environ.get("XLA_FLAGS", "")
+    if backend == "gpu":
         _start_cudnn()
-        flags = os.environ.get("XLA_FLAGS", "")
-        options = {k: v for k, v in _GPU_OPTIONS.items() if k not in flags}
+    options = _OPTIONS.get(backend, {})
+    options = {k: v for k, v in options.items() if k not in flags}
     with _without_collector():
         lowered = function.lower(*arguments)
-    return lowered.compile(compiler_options=options)
+    compile = functools.partial(lowered.compile, compiler_options=options)
+    return Traced(lowered.out_info, compile)
+
+
+def compile_for(function: Any, *arguments: Any) -> Any:
+    """Compiles a jitted function for arguments of these shapes."""
+    return trace(function, *arguments).compile()
 
 
 @contextlib.contextmanager
@@ -223,14 +246,14 @@ class ExecutableCache:
 
     folder: Path
 
-    def compiled(
+    def traced(
         self,
         function: Any,
         arguments: Sequence[Any],
         devices: Sequence[jax.Device],
         made_of: Any,
-    ) -> Any:
-        """Loads the executable of a jitted function, or compiles and stores it.
+    ) -> Traced:
+        """Loads the executable of a jitted function, or traces it, to be stored.
 
         Args:
           function: what `jax.jit` or `parallel.map_over_devices` returned.
@@ -242,39 +265,43 @@ class ExecutableCache:
         try:
             path = self.folder / _key(arguments, devices, made_of)
         except LookupError:
-            return compile_for(function, *arguments)
+            return trace(function, *arguments)
         try:
             key = _secret()
             files.make_private(path.parent)
         except (OSError, RuntimeError) as error:
             remedy = "delete it or change its permissions"
             _tell(f"{_reason(error)}; compiled steps are not kept; {remedy}")
-            return compile_for(function, *arguments)
-        executable = _kept(path, key, devices)
-        if executable is not None:
+            return trace(function, *arguments)
+        kept = _kept(path, key, devices)
+        if kept is not None:
             if jax.default_backend() == "gpu":
                 _start_cudnn()
+            return Traced(kept.out_info, lambda: kept)
+        traced = trace(function, *arguments)
+
+        def compile() -> Any:
+            with _without_jax_cache():
+                executable = traced.compile()
+            try:
+                _write(path, key, executable)
+            except OSError as error:
+                _tell(f"{path.parent}: cannot be written ({error.strerror})")
             return executable
-        with _without_jax_cache():
-            executable = compile_for(function, *arguments)
-        try:
-            _write(path, key, executable)
-        except OSError as error:
-            _tell(f"{path.parent}: cannot be written ({error.strerror})")
-        return executable
+
+        return Traced(traced.out_info, compile)
 
 
 @contextlib.contextmanager
 def _without_jax_cache() -> Iterator[None]:
     """An executable from JAX's cache cannot be serialised: on a CPU it lacks parts."""
-    name = "jax_enable_compilation_cache"
-    before = getattr(jax.config, name)
+    before = getattr(jax.config, _JAX_CACHE)
     try:
-        jax.config.update(name, False)
+        jax.config.update(_JAX_CACHE, False)
         compilation_cache.reset_cache()  # else it goes on as it began
         yield
     finally:
-        jax.config.update(name, before)
+        jax.config.update(_JAX_CACHE, before)
         compilation_cache.reset_cache()
 
 
@@ -337,8 +364,10 @@ def _key(arguments: Any, devices: Sequence[jax.Device], made_of: Any) -> str:
 
 
 def _settings() -> list[str]:
+    deciding = dict(jax.config.values)
+    del deciding[_JAX_CACHE]  # another thread may have it off while it compiles
     return [
-        *[f"{name}={value}" for name, value in sorted(jax.config.values.items())],
+        *[f"{name}={value}" for name, value in sorted(deciding.items())],
         *[f"{name}={os.environ.get(name)}" for name in _FLAGS],
         _machine(),
     ]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leaps_jax import Config, objectives, synthesis
+from leaps_jax import Config, objectives
 from leaps_jax.errors import UserError
 from leaps_jax.runs import events, metrics
 from leaps_jax.runs import folder as runs
+from leaps_jax.runtime.engine import Engine
 from leaps_jax.runtime.executable_cache import ExecutableCache
 from leaps_jax.synthesis import prepare
 from leaps_jax.zoo import states
@@ -137,16 +138,16 @@ def test_a_run_that_is_resumed_has_each_step_once(execute, tmp_path, monkeypatch
 def test_a_run_that_was_killed_before_its_first_state_begins_again(
     execute, tmp_path, monkeypatch
 ):
-    iterate = synthesis.iterate
+    whole = Engine.run
 
     def dying(*_, **__):
         raise OSError("killed")
         yield
 
-    monkeypatch.setattr(synthesis, "iterate", dying)
+    monkeypatch.setattr(Engine, "run", dying)
     with pytest.raises(OSError, match="killed"):
         execute()
-    monkeypatch.setattr(synthesis, "iterate", iterate)
+    monkeypatch.setattr(Engine, "run", whole)
     execute()
     assert len(list((tmp_path / "events").iterdir())) == 2
     assert_is_whole(tmp_path / "events", tmp_path / "run")

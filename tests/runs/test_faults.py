@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from leaps_jax import Config, UserError, files, objectives, synthesis
+from leaps_jax import Config, UserError, files, objectives
 from leaps_jax.runs import folder as runs
 from leaps_jax.runs import ownership
+from leaps_jax.runtime.engine import Engine
 from leaps_jax.synthesis import prepare
 from leaps_jax.zoo import states
 
@@ -60,16 +61,16 @@ def whole(problem, tmp_path_factory):
 @pytest.fixture
 def begun(whole, problem, tmp_path, monkeypatch):
     """A run that was killed after four of its six steps."""
-    iterate = synthesis.iterate
+    whole = Engine.run
 
-    def stopped(*args, **kwargs):
-        for snapshot in iterate(*args, **kwargs):
+    def stopped(*args):
+        for snapshot in whole(*args):
             yield snapshot
             if snapshot.step == 4:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(synthesis, "iterate", stopped)
+        patch.setattr(Engine, "run", stopped)
         run(tmp_path / "run", problem)
     return tmp_path / "run"
 

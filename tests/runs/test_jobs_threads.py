@@ -160,7 +160,7 @@ def test_one_thread_alone_uses_the_devices(tmp_path, models, table, monkeypatch)
 
     for name in ("shard", "replicate", "gather", "gather_metrics"):
         heard(parallel, name, used)
-    heard(engine, "compile_for", compiled)
+    heard(engine, "trace", compiled)
     load = loading.load_model
 
     def load_model(*args, **options):

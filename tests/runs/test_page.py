@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaps_jax import Config, objectives, render, synthesis
+from leaps_jax import Config, objectives, render
 from leaps_jax.model import Model, ModelSpec
 from leaps_jax.runs import command, page, previews
 from leaps_jax.runs import folder as runs
 from leaps_jax.runs.verdicts import Seen
+from leaps_jax.runtime.engine import Engine
 from leaps_jax.synthesis import prepare
 
 EVIL = "<img src=x onerror=\"document.title='owned'\">"
@@ -57,10 +58,10 @@ def problem(tiny):
 def followed(tmp_path_factory, problem):
     """A run, and its page as it was after each call of the compiled steps."""
     folder, seen = tmp_path_factory.mktemp("page") / "run", []
-    iterate = synthesis.iterate
+    run = Engine.run
 
-    def watched(*args, **kwargs):
-        for snapshot in iterate(*args, **kwargs):
+    def watched(*args):
+        for snapshot in run(*args):
             seen.append((folder / "index.html").read_text())
             yield snapshot
 
@@ -69,7 +70,7 @@ def followed(tmp_path_factory, problem):
     settings |= {"labels": [0, 1], "copies": 1, "config": {}}
     judges = {"self": problem.model, "other": problem.model}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthesis, "iterate", watched)
+        patch.setattr(Engine, "run", watched)
         how = {"preview_every": 10, "save_every": 0.0}
         runs.execute(folder, problem, {}, judges, **how)
     record = json.loads((folder / "run.json").read_text())

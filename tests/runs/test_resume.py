@@ -13,9 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from leaps_jax import Config, UserError, objectives, synthesis
+from leaps_jax import Config, UserError, objectives
 from leaps_jax.runs import folder as runs
-from leaps_jax.runtime.engine import NotFiniteError
+from leaps_jax.runtime.engine import Engine, NotFiniteError
 from leaps_jax.synthesis import prepare
 from leaps_jax.zoo import states
 
@@ -99,16 +99,16 @@ def test_a_run_that_is_not_finite_keeps_the_last_good_state(
     tmp_path, tiny, problem, monkeypatch
 ):
     """The second call of the compiled steps meets a NaN."""
-    iterate = synthesis.iterate
+    whole = Engine.run
 
-    def failing(problem, state=None, **_):
-        first = next(iterate(problem, state, jax.devices()[:1]))
+    def failing(*args):
+        first = next(whole(*args))
         yield first
         good = first.state()
         snapshot = dataclasses.replace(first, state=lambda: good)
         raise NotFiniteError("priming not finite at step 4", snapshot)
 
-    monkeypatch.setattr(synthesis, "iterate", failing)
+    monkeypatch.setattr(Engine, "run", failing)
     with pytest.raises(NotFiniteError):
         runs.execute(tmp_path / "run", problem, {}, {"self": tiny})
     record = json.loads((tmp_path / "run" / "run.json").read_text())

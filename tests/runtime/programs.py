@@ -29,7 +29,7 @@ class Doubling:
         x = jax.device_put(jnp.ones(shape, dtype), ONE[0])
         self.traced = 0
         function = jax.jit(double, donate_argnums=0)
-        compiled = self.programs.compiled(function, (x,), ONE, made_of)
+        compiled = self.programs.traced(function, (x,), ONE, made_of).compile()
         np.testing.assert_array_equal(compiled(x)["twice"], np.full(shape, 2))
         assert x.is_deleted(), "its memory was not given to the result"
         return self.traced
