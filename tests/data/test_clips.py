@@ -7,7 +7,7 @@ import pytest
 from clip_files import SPEC, circle, refusal, rms, tree, write, write_frames
 
 from leaps_jax import video
-from leaps_jax.actions import scenes
+from leaps_jax.data import clips
 from leaps_jax.data.clips import (
     Clip,
     class_names,
@@ -192,13 +192,13 @@ def test_a_rendered_action():
 
 def test_an_action_is_rendered_on_the_processor(monkeypatch):
     """In threads, beside one that uses the GPUs."""
-    clip, devices = scenes.clip, []
+    rendered, devices = clips._rendered, []
 
     def heard(*args, **options):
         devices.append(jax.config.jax_default_device)
-        return clip(*args, **options)
+        return rendered(*args, **options)
 
-    monkeypatch.setattr(scenes, "clip", heard)
+    monkeypatch.setattr(clips, "_rendered", heard)
     load_stimuli("actions:jumping jack/3", SPEC)
     assert [device.platform for device in devices] == ["cpu"]
 

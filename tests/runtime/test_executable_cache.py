@@ -307,6 +307,7 @@ def test_a_step_of_a_gpu_is_one_graph_unless_flags_say_otherwise(monkeypatch):
             return lowered
 
     function = Function()
+    monkeypatch.setenv("XLA_FLAGS", "")
     executable_cache.compile_for(function, 1.0)
     assert function.options == {"xla_backend_optimization_level": 2}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
