@@ -137,9 +137,9 @@ class Engine:
                 assert stimuli is not None
                 _, primed = self._start(stimuli[held], state.seed, held, n)
             placed = parallel.shard(state, self.devices, n)
-        shards = parallel.shard(labels[held], self.devices, n)
-        batch = Batch(shards, parallel.padding_weights(n, self.devices), primed)
-        return placed, batch
+        targets = parallel.shard(labels[held], self.devices, n)
+        weight = parallel.padding_weights(n, self.devices)
+        return placed, Batch(targets, weight, primed)
 
     def start(
         self,
