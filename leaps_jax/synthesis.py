@@ -250,8 +250,8 @@ def iterate(
     ...     print(snapshot.step, snapshot.metrics["total"][-1])
     """
     engine = Engine(problem, devices, executables)
-    engine.begin_compile(len(problem))
     step = 0 if state is None else int(state.step[0])
+    engine.begin_compile(len(problem), step)
     placed = engine.place(problem.labels, problem.stimuli, state)
     yield from engine.run(len(problem), *placed, step)
 

@@ -156,7 +156,7 @@ def _run(
             if start:
                 steps.say(f"resuming {folder} at step {start}")
             engine = Engine(problem, executables=executables)
-            engine.begin_compile(len(problem))
+            engine.begin_compile(len(problem), start)
             placed = engine.place(problem.labels, problem.stimuli, kept)
             state = parallel.gather(placed[0], len(held)) if kept is None else kept
             if first and preview_every:

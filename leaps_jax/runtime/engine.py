@@ -213,10 +213,13 @@ class Engine:
         for compiled in self._compile_all(n, _calls(self.setup.config, 0)):
             compiled.executable.result()
 
-    def begin_compile(self, n: int) -> None:
-        """Like `compile`, for the first call of `run`; returns while XLA compiles."""
-        first = itertools.islice(_calls(self.setup.config, 0), 1)
-        self._compile_all(n, first)
+    def begin_compile(self, n: int, step: int = 0) -> None:
+        """Traces what a run of n videos from a step on needs first; XLA compiles on.
+
+        That is the function of `start` and the next call of `run`.
+        """
+        following = itertools.islice(_calls(self.setup.config, step), 1)
+        self._compile_all(n, following)
 
     def _compile_all(
         self, n: int, calls: Iterable[tuple[int, int, int]]

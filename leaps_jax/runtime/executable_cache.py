@@ -27,6 +27,7 @@ import platform
 import re
 import secrets
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,7 @@ _DECIDING = ("jax", "flax", "optax", "numpy", "nvidia")
 _NAME = r"\.?[0-9a-f]{64}(\.[0-9a-f]{8}\.tmp)?"  # of a file, or while it is written
 _BYTES = 32  # of the key, and of a signature
 _JAX_CACHE = "jax_enable_compilation_cache"
+_JAX_CACHE_OFF = threading.Lock()
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
@@ -253,7 +255,7 @@ class ExecutableCache:
         devices: Sequence[jax.Device],
         made_of: Any,
     ) -> Traced:
-        """Loads the executable of a jitted function, or traces it, to be stored.
+        """The kept executable of a jitted function, or its trace, kept once compiled.
 
         Args:
           function: what `jax.jit` or `parallel.map_over_devices` returned.
@@ -295,14 +297,15 @@ class ExecutableCache:
 @contextlib.contextmanager
 def _without_jax_cache() -> Iterator[None]:
     """An executable from JAX's cache cannot be serialised: on a CPU it lacks parts."""
-    before = getattr(jax.config, _JAX_CACHE)
-    try:
-        jax.config.update(_JAX_CACHE, False)
-        compilation_cache.reset_cache()  # else it goes on as it began
-        yield
-    finally:
-        jax.config.update(_JAX_CACHE, before)
-        compilation_cache.reset_cache()
+    with _JAX_CACHE_OFF:  # the setting is that of all threads
+        before = getattr(jax.config, _JAX_CACHE)
+        try:
+            jax.config.update(_JAX_CACHE, False)
+            compilation_cache.reset_cache()  # else it goes on as it began
+            yield
+        finally:
+            jax.config.update(_JAX_CACHE, before)
+            compilation_cache.reset_cache()
 
 
 def _kept(path: Path, key: bytes, devices: Sequence[jax.Device]) -> Any | None:

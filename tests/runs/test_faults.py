@@ -61,10 +61,10 @@ def whole(problem, tmp_path_factory):
 @pytest.fixture
 def begun(whole, problem, tmp_path, monkeypatch):
     """A run that was killed after four of its six steps."""
-    whole = Engine.run
+    to_the_end = Engine.run
 
     def stopped(*args):
-        for snapshot in whole(*args):
+        for snapshot in to_the_end(*args):
             yield snapshot
             if snapshot.step == 4:
                 raise KeyboardInterrupt

@@ -27,7 +27,7 @@ def test_steps_over_processes_have_the_options_of_the_compiler(tiny, monkeypatch
 
 
 def test_xla_compiles_while_the_next_function_is_traced(tiny, monkeypatch):
-    """And only who calls a function waits for it."""
+    """Only a call of a function waits for it."""
     traced, allowed, trace = [], threading.Event(), engine.trace
 
     def slowly_compiled(*args):
@@ -51,6 +51,22 @@ def test_xla_compiles_while_the_next_function_is_traced(tiny, monkeypatch):
     placed = inverting.place(problem.labels, problem.stimuli)
     assert [snapshot.step for snapshot in inverting.run(1, *placed)] == [1, 2]
     assert len(traced) == 2
+
+
+def test_a_resumed_run_compiles_its_own_octave_alone(tiny, monkeypatch):
+    traced, trace = [], engine.trace
+
+    def counted(*args):
+        traced.append(args)
+        return trace(*args)
+
+    stimuli = np.full((1, 4, 32, 32, 3), 0.5, np.float32)
+    config = Config(steps=2, steps_per_call=1, octaves=2)
+    problem = synthesis.prepare(tiny, stimuli, [0], config=config)
+    first = next(synthesis.iterate(problem, devices=jax.devices()[:1])).state()
+    monkeypatch.setattr(engine, "trace", counted)
+    (last,) = synthesis.iterate(problem, first, jax.devices()[:1])
+    assert last.step == 2 and len(traced) == 2  # the start, for priming, and the step
 
 
 def test_what_xla_refuses_is_told_to_who_calls(tiny, monkeypatch):
