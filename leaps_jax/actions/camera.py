@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from leaps_jax.actions.sampling import uniform
+from leaps_jax.actions.sampling import between, draws
 
 
 class Camera(NamedTuple):
@@ -24,19 +24,20 @@ class Camera(NamedTuple):
 
 def draw_camera(key: jax.Array) -> Camera:
     """Draws a camera at eye level, 4 to 7 m away, that drifts, zooms and turns."""
-    keys = jax.random.split(key, 9)
-    distance = uniform(keys[0], 4.0, 7.0)
-    share = uniform(keys[1], 0.52, 0.75)  # of the frame, for 1.75 m
+    pairs = draws(jax.random.split(key, 9), 2)
+    unit, pan, pan_speed = pairs[:7, 0], pairs[7], pairs[8]
+    distance = between(4.0, 7.0, unit[0])
+    share = between(0.52, 0.75, unit[1])  # of the frame, for 1.75 m
     return Camera(
         distance=distance,
-        elevation=uniform(keys[2], 0.0, 0.3),
-        height=uniform(keys[3], 0.95, 1.1),
+        elevation=between(0.0, 0.3, unit[2]),
+        height=between(0.95, 1.1, unit[3]),
         focal=share * distance / 1.75,
-        roll=uniform(keys[4], -0.06, 0.06),
-        roll_speed=uniform(keys[5], -0.05, 0.05),
-        zoom_speed=uniform(keys[6], -0.08, 0.08),
-        pan=uniform(keys[7], -0.08, 0.08, (2,)) * jnp.array([1.0, 0.5]),
-        pan_speed=uniform(keys[8], -0.05, 0.05, (2,)),
+        roll=between(-0.06, 0.06, unit[4]),
+        roll_speed=between(-0.05, 0.05, unit[5]),
+        zoom_speed=between(-0.08, 0.08, unit[6]),
+        pan=between(-0.08, 0.08, pan) * jnp.array([1.0, 0.5]),
+        pan_speed=between(-0.05, 0.05, pan_speed),
     )
 
 

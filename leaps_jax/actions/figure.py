@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from leaps_jax.actions import motions
 from leaps_jax.actions.capsules import Capsules, joined, single
 from leaps_jax.actions.poses import Style
-from leaps_jax.actions.sampling import colour, uniform
+from leaps_jax.actions.sampling import between, colour, draws
 from leaps_jax.actions.skeleton import JOINTS, Body
 
 
 def draw_body(key: jax.Array) -> Body:
     """A person of 1.5 to 1.95 m."""
-    scale, build, legs = jax.random.uniform(key, (3,), minval=-1.0)
+    scale, build, legs = between(-1.0, 1.0, jax.random.uniform(key, (3,)))
     height = 1.0 + 0.12 * scale
     return Body(
         torso=0.50 * height,
@@ -28,16 +28,16 @@ def draw_body(key: jax.Array) -> Body:
 
 def draw_style(key: jax.Array) -> Style:
     """Tempo, phase, side and the rest, the same for every class."""
-    keys = jax.random.split(key, 7)
-    start = uniform(keys[5], -0.05, 0.2)
+    unit = draws(jax.random.split(key, 7))[:, 0]
+    start = between(-0.05, 0.2, unit[5])
     return Style(
-        tempo=uniform(keys[0], 0.85, 1.2),
-        phase=uniform(keys[1], 0.0, 1.0),
-        amplitude=uniform(keys[2], 0.85, 1.15),
-        side=jnp.where(jax.random.bernoulli(keys[3]), 1.0, -1.0),
-        route=uniform(keys[4], 0.0, 1.0),
+        tempo=between(0.85, 1.2, unit[0]),
+        phase=unit[1],
+        amplitude=between(0.85, 1.15, unit[2]),
+        side=jnp.where(unit[3] < 0.5, 1.0, -1.0),
+        route=unit[4],
         start=start,
-        length=uniform(keys[6], 0.65, 1.0 - start),
+        length=between(0.65, 1.0 - start, unit[6]),
     )
 
 
@@ -66,14 +66,14 @@ _PARTS = ("shirt", "trousers", "skin", "sleeve", "shoes", "hair")
 
 def draw_colours(key: jax.Array) -> jax.Array:
     """(parts, 3): clothes of any colour, skin and hair of those that people have."""
-    keys = jax.random.split(key, 7)
-    clothes = colour(keys[0], (3,))
-    tone = uniform(keys[1], 0.0, 1.0)
+    unit = draws(jax.random.split(key, 7), 9)
+    clothes = colour(unit[0].reshape(3, 3))
+    tone, dark, short = unit[1:4, 0]
     skin = jnp.array([0.93, 0.75, 0.62]) * (1 - tone) + tone * jnp.array(
         [0.38, 0.24, 0.16]
     )
-    hair = uniform(keys[2], 0.05, 0.5) * jnp.array([1.0, 0.75, 0.5])
-    sleeve = jnp.where(jax.random.bernoulli(keys[3]), clothes[0], skin)
+    hair = between(0.05, 0.5, dark) * jnp.array([1.0, 0.75, 0.5])
+    sleeve = jnp.where(short < 0.5, clothes[0], skin)
     return jnp.stack([clothes[0], clothes[1], skin, sleeve, clothes[2], hair])
 
 

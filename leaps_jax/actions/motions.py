@@ -131,11 +131,10 @@ def perform(
     backwards = reversed_ ^ (heading * style.side < 0)
     time = jnp.where(backwards, clock.total - clock.time, clock.time)
     clock = clock._replace(time=time)
-    pose = jax.lax.switch(label, [motion.pose for motion in MOTIONS], clock, style)
+    pose = _of_class(label, [motion.pose for motion in MOTIONS], clock, style)
     joints = skeleton(body, pose)
-    ways = list(dict.fromkeys(motion.balls for motion in MOTIONS))
-    way = jnp.array([ways.index(motion.balls) for motion in MOTIONS])[label]
-    positions, radii = jax.lax.switch(way, ways, joints, clock, style)
+    ways = [motion.balls for motion in MOTIONS]
+    positions, radii = _of_class(label, ways, joints, clock, style)
     low, high = jnp.array([motion.facing for motion in MOTIONS])[label]
     yaw = style.side * jnp.deg2rad(low + (high - low) * facing) + pose.turn
     seat = _seated(body) - jnp.array([0.0, 0.16, 0.05])
@@ -146,6 +145,13 @@ def perform(
         _turned(seat, yaw[0]),
         jnp.array([motion.seat for motion in MOTIONS])[label],
     )
+
+
+def _of_class(label: jax.typing.ArrayLike, functions: list[Callable], *arguments):
+    """Calls the function of a class; one of several classes is compiled once."""
+    distinct = list(dict.fromkeys(functions))
+    index = jnp.array([distinct.index(function) for function in functions])[label]
+    return jax.lax.switch(index, distinct, *arguments)
 
 
 def _seated(body: Body) -> jax.Array:

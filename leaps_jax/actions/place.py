@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from leaps_jax.actions import motions
 from leaps_jax.actions.camera import Camera, pan_at, project, project_level, rotated
 from leaps_jax.actions.capsules import Capsules, joined, single
-from leaps_jax.actions.sampling import colour, uniform
+from leaps_jax.actions.sampling import between, colour, draws
 from leaps_jax.actions.skeleton import JOINTS
 
 TEXTURE = 64  # texels along a side of the background
@@ -28,8 +28,8 @@ def background(key: jax.Array, camera: Camera, time: jax.Array, pixels: jax.Arra
     zoom = (1 + camera.zoom_speed * time)[:, None, None, None]
     moved = pixels - pan_at(camera, time)[:, None, None]
     place = jax.vmap(lambda p, t: rotated(camera, p, t, -1.0))(moved, time) / zoom
-    texture = _one_over_f(keys[0])
-    far = -uniform(keys[1], 1.5, 4.0)
+    texture, unit = _one_over_f(keys[0]), draws(keys, 12)
+    far = -between(1.5, 4.0, unit[1, 0])
     corner, _ = project_level(camera, jnp.array([0.0, 0.0, 1.0]) * far)
     below = place[..., 1:] - corner[1]
     is_floor = jnp.clip(below * 60 + 0.5, 0, 1)
@@ -40,11 +40,11 @@ def background(key: jax.Array, camera: Camera, time: jax.Array, pixels: jax.Arra
         jnp.concatenate([place[..., :1] * depth, depth], -1) * 0.5,
         place,
     )
-    colours = colour(keys[2], (4,))
+    colours = colour(unit[2].reshape(4, 3))
     grey = colours.mean(-1, keepdims=True)
-    colours = grey + (colours - grey) * uniform(keys[5], 0.0, 1.0)
-    shade = uniform(keys[3], -0.3, 0.3, (2,))
-    strength = uniform(keys[4], 0.05, 0.6, (2,))
+    colours = grey + (colours - grey) * unit[5, 0]
+    shade = between(-0.3, 0.3, unit[3, :2])
+    strength = between(0.05, 0.6, unit[4, :2])
     value = _sampled(texture, spot * TEXTURE)
 
     def surface(i, ramp):
@@ -82,16 +82,17 @@ def _sampled(texture: jax.Array, place: jax.Array) -> jax.Array:
 
 def clutter(key: jax.Array, time: jax.Array) -> Capsules:
     """Two things that drift behind or beside the person, and a pole before them."""
-    keys = jax.random.split(key, 8)
-    place = uniform(keys[0], -1.0, 1.0, (2, 3)) * jnp.array([1.5, 0.9, 0.6])
+    unit = draws(jax.random.split(key, 8), 6)
+    of_things = unit.reshape(8, 2, 3)
+    place = between(-1.0, 1.0, of_things[0]) * jnp.array([1.5, 0.9, 0.6])
     place += jnp.array([0.0, 1.0, -1.2])
-    velocity = uniform(keys[1], -0.9, 0.9, (2, 3)) * jnp.array([1.0, 0.5, 0.3])
+    velocity = between(-0.9, 0.9, of_things[1]) * jnp.array([1.0, 0.5, 0.3])
     start = place[:, None] + velocity[:, None] * time[:, None]
-    length = uniform(keys[2], -0.4, 0.4, (2, 1, 3))
-    there = jax.random.bernoulli(keys[3], 0.5, (2, 1))
-    radii = uniform(keys[4], 0.04, 0.18, (2, 1)) * there * jnp.ones((2, 2))
-    things = Capsules(start, start + length, radii, colour(keys[5], (2,)), jnp.zeros(2))
-    x, speed, width, there = jax.random.uniform(keys[6], (4,))
+    end = start + between(-0.4, 0.4, of_things[2])[:, None]
+    there = unit[3, :2, None] < 0.5
+    radii = between(0.04, 0.18, unit[4, :2, None]) * there * jnp.ones((2, 2))
+    things = Capsules(start, end, radii, colour(of_things[5]), jnp.zeros(2))
+    x, speed, width, there = unit[6, :4]
     foot = jnp.stack(
         [2.4 * x - 1.2 + 0.6 * (speed - 0.5) * time, 0 * time, 0 * time + 0.9], -1
     )
@@ -99,7 +100,7 @@ def clutter(key: jax.Array, time: jax.Array) -> Capsules:
         foot,
         foot + jnp.array([0.0, 2.6, 0.0]),
         (0.03 + 0.05 * width) * (there < 0.25),
-        colour(keys[7], ()),
+        colour(unit[7, :3]),
         0.0,
     )
     return joined(things, pole)

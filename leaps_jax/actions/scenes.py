@@ -21,7 +21,7 @@ from leaps_jax.actions.capsules import joined, paint
 from leaps_jax.actions.figure import draw_body, draw_colours, draw_style, person
 from leaps_jax.actions.place import background, clutter, shadow
 from leaps_jax.actions.poses import Clock
-from leaps_jax.actions.sampling import uniform
+from leaps_jax.actions.sampling import between, draws
 
 
 class Scene(NamedTuple):
@@ -71,15 +71,16 @@ def render(
     clock = Clock(time, jnp.maximum(time[-1], 1e-3))
     # drifts start in the middle of the clip: a first frame must not look like one
     drift = time - time[-1] / 2
+    unit = draws(keys, 3)
     camera = draw_camera(keys[0])
     action = motions.perform(
         label,
         draw_body(keys[1]),
         draw_style(keys[2]),
-        uniform(keys[3], 0.0, 1.0),
+        unit[3, 0],
         clock,
     )
-    spot = uniform(keys[4], -1.0, 1.0, (3,)) * jnp.array([0.25, 0.0, 0.3])
+    spot = between(-1.0, 1.0, unit[4]) * jnp.array([0.25, 0.0, 0.3])
     action = action._replace(
         joints=action.joints + spot, balls=action.balls + spot, seat=action.seat + spot
     )
@@ -88,7 +89,7 @@ def render(
     behind = background(keys[5], camera, drift, pixels)
     behind = jnp.clip(behind, 0, 1) * (1 - shadow(action, camera, drift, pixels))
     capsules = joined(person(action, draw_colours(keys[6])), clutter(keys[7], drift))
-    angle, grain, gain = jax.random.uniform(keys[8], (3,), minval=-1.0)
+    angle, grain, gain = between(-1.0, 1.0, unit[8])
     light = jnp.array([jnp.sin(angle), -0.6, 0.7])
     light /= jnp.linalg.norm(light)
     video, figure, flow = paint(capsules, camera, drift, pixels, behind, light)
