@@ -372,14 +372,17 @@ def test_default_counts():
 def data_dir(tmp_path_factory):
     pytest.importorskip("tensorflow")
     pytest.importorskip("tensorflow_datasets")
-    return tmp_path_factory.mktemp("tfds")
+    folder = tmp_path_factory.mktemp("tfds")
+    dataset.write(gallery.Settings(3, 28, seed=5), clips=2, data_dir=folder)
+    return folder
 
 
 NAME = "synthetic_actions/2_clips_3x2_28px_seed5"
 TINY = ["--tfds", "--clips", "2", "--seed", "5", *SMALL]
 
 
-def test_the_data_set(data_dir, capsys):
+def test_the_data_set(tmp_path, capsys):
+    data_dir = tmp_path / "tfds"
     code, out, err = call(capsys, *TINY, "--data-dir", data_dir)
     assert code == 0 and f"--data tfds:{NAME}/train --data-dir {data_dir}" in out
     assert all(line.startswith("render ") for line in err.splitlines())
