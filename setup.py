@@ -108,7 +108,7 @@ setup(
         "pydantic>=2.10",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["leaps-jax = leaps_jax.cli.main:main"]},
+    entry_points={"console_scripts": ["leaps-jax = leaps_jax.cli.main:entry"]},
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

@@ -1,7 +1,5 @@
 """`python -m leaps_jax`: the command `leaps-jax`."""
 
-import sys
+from leaps_jax.cli.main import entry
 
-from leaps_jax.cli.main import main
-
-sys.exit(main())
+entry()

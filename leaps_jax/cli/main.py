@@ -8,6 +8,7 @@ Ctrl-C, SIGTERM or SIGHUP.
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 import jax
 
@@ -60,6 +61,19 @@ def main(words: list[str] | None = None) -> int:
                 print(_failed(error), file=sys.stderr)
             code = code or 1
         return code
+
+
+def entry() -> NoReturn:
+    """The command as a process of its own.
+
+    After an error it ends at once. Python would wait for threads, of which one may
+    have XLA compile a step; several processes take leave of each other there.
+    """
+    code = main()
+    if code and not jax.distributed.is_initialized():
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(words: list[str] | None) -> int:

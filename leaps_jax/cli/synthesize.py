@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from leaps_jax import microscopes, objectives, synthesis, taps
+from leaps_jax import microscopes, objectives, synthesis, taps, update
 from leaps_jax.cli import arguments, inputs, jobs, memory
 from leaps_jax.config import Config, preset
-from leaps_jax.data.clips import load_labelled
+from leaps_jax.data.clips import Found, find_labelled, load_labelled
 from leaps_jax.errors import UserError, listed
 from leaps_jax.model import Model
 from leaps_jax.progress import Steps
 from leaps_jax.runs import folder as runs
 from leaps_jax.runtime import multihost
-from leaps_jax.runtime.engine import NotFiniteError
+from leaps_jax.runtime.engine import Engine, NotFiniteError
 from leaps_jax.zoo import load as loading
 from leaps_jax.zoo import references
 
@@ -200,7 +200,7 @@ def run(options: argparse.Namespace) -> int:
 def _run_here(options: argparse.Namespace, config: Config) -> int:
     """The part of this process; there may be others."""
     with multihost.together():
-        problem, settings, judges, notes = _problem(options, config)
+        problem, settings, judges, notes, engine = _problem(options, config)
         where: dict[str, Any] = {"tensorboard": options.tensorboard}
         where["overwrite"] = options.overwrite
         before = runs.check(options.out, problem, settings, **where)
@@ -214,7 +214,7 @@ def _run_here(options: argparse.Namespace, config: Config) -> int:
         judges,
         save_every=options.save_every,
         preview_every=options.preview_every,
-        executables=inputs.executables(),
+        engine=engine,
         **where,
     )
     stopped = record["status"] == "stopped"
@@ -241,8 +241,11 @@ def _run_here(options: argparse.Namespace, config: Config) -> int:
 
 def _problem(
     options: argparse.Namespace, config: Config
-) -> tuple[synthesis.Problem, dict[str, Any], dict[str, Model], list[str]]:
-    """The problem, the settings that define it, the judges, and notes for the user."""
+) -> tuple[synthesis.Problem, dict[str, Any], dict[str, Model], list[str], Engine]:
+    """The problem, its settings, the judges, notes for the user, and the engine.
+
+    The engine of a new run compiles while clips are read and judges are loaded.
+    """
     if options.objective:
         if options.label:
             words = shlex.join(["--label", *options.label])
@@ -270,15 +273,24 @@ def _problem(
     if options.objective:
         looking = microscopes.named(options.objective, model)
         objective = objectives.microscope(looking, config)
-    with ThreadPoolExecutor(1, "clips") as pool:
-        reading = pool.submit(_stimuli_and_labels, options, model)
-        judges = {name: _load("judge", name, options) for name in options.judge}
-        clips, labels = reading.result()
     if "verifier" in objective.uses and verifier is None:
         objective = objective.without_verifier()
         notes.append("no --verifier: the diversity term is off")
     if verifier is not None and "verifier" in objective.uses:
         verifier = _with_moments(verifier, options, notes)
+    for label in options.label:  # a name that is none is told before the work
+        spec.label_index(label)
+    found = _found(options, model)
+    used = verifier if objective.verified else None
+    setup = update.make_setup(model, used, objective, config)
+    engine = Engine(setup, executables=inputs.executables())
+    with ThreadPoolExecutor(1, "clips") as pool:
+        reading = pool.submit(_stimuli_and_labels, options, found)
+        if not options.out.exists():  # else there may be nothing to do
+            pairs = max(len(options.label), found.count if found else 1)
+            engine.begin_compile(pairs * options.copies)
+        judges = {name: _load("judge", name, options) for name in options.judge}
+        clips, labels = reading.result()
     problem = synthesis.prepare(model, clips, labels, verifier, config, objective)
     problem = problem.repeated(options.copies)
     judges = {"self": model} | ({"verifier": verifier} if verifier else {}) | judges
@@ -293,11 +305,11 @@ def _problem(
         "stride": spec.stride,
         "config": dataclasses.asdict(config),
     }
-    used = [options.model, *filter(None, [options.verifier]), *options.judge]
+    named = [options.model, *filter(None, [options.verifier]), *options.judge]
     settings["pinned"] = {
-        name: address for name in used if (address := references.pinned(name))
+        name: address for name in named if (address := references.pinned(name))
     }
-    return problem, settings, judges, notes
+    return problem, settings, judges, notes, engine
 
 
 def _load(argument: str, reference: str, options: argparse.Namespace) -> Model:
@@ -306,25 +318,25 @@ def _load(argument: str, reference: str, options: argparse.Namespace) -> Model:
     )
 
 
+def _found(options: argparse.Namespace, model: Model) -> Found | None:
+    """The clips that --stimulus names, not yet read."""
+    if options.stimulus:
+        how = {"short": options.short, "data_dir": options.data_dir}
+        return find_labelled(options.stimulus, model.spec, **how)
+    if not options.objective and not options.label:
+        raise UserError("label: missing; name the classes to synthesise")
+    return None
+
+
 def _stimuli_and_labels(
-    options: argparse.Namespace, model: Model
+    options: argparse.Namespace, found: Found | None
 ) -> tuple[np.ndarray | None, list[int | str] | None]:
     """The clips, and the classes; None for an objective that looks at none."""
-    if not options.stimulus:
-        if options.objective:
-            return None, None
-        if not options.label:
-            raise UserError("label: missing; name the classes to synthesise")
-        return None, options.label
+    if found is None:
+        return None, None if options.objective else options.label
     first = multihost.first()
     with Steps("read", shown=first, unit="clips", waiting="", brief=True) as steps:
-        clips, folders = load_labelled(
-            options.stimulus,
-            model.spec,
-            short=options.short,
-            progress=lambda done, total: steps.update(done, total=total),
-            data_dir=options.data_dir,
-        )
+        clips, folders = found.load(lambda done, total: steps.update(done, total=total))
     if options.objective:
         return clips, None
     labels = options.label or [name for name in folders if name is not None]

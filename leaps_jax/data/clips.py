@@ -30,7 +30,7 @@ from leaps_jax.data.finding import Clip, PathLike, find_clips
 from leaps_jax.data.frames import Frames, in_memory
 from leaps_jax.errors import UserError, bad_argument, nearest
 from leaps_jax.model import FPS, ModelSpec
-from leaps_jax.runtime import parallel
+from leaps_jax.runtime import executable_cache, parallel
 from leaps_jax.video import sample_frames
 
 _ACTIONS = "actions:"
@@ -117,19 +117,57 @@ def load_labelled(
     Raises:
       UserError: a clip is missing, broken or too short.
     """
+    found = find_labelled(
+        paths, spec, short=short, data_dir=data_dir, argument=argument
+    )
+    return found.load(progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Clips that are found, and read when `load` is called.
+
+    Attributes:
+      count: how many there are.
+      load: reads them; takes and gives what `load_labelled` does. Call it once.
+    """
+
+    count: int
+    load: Callable[
+        [Callable[[int, int], None] | None], tuple[np.ndarray, list[str | None]]
+    ]
+
+
+def find_labelled(
+    paths: PathLike | Sequence[PathLike],
+    spec: ModelSpec,
+    *,
+    short: str = "refuse",
+    data_dir: PathLike | None = None,
+    argument: str = "stimulus",
+) -> Found:
+    """Finds the clips that `load_labelled` reads.
+
+    Raises:
+      UserError: one is missing, or they are too many to hold.
+    """
     total, sources = _sources(paths, argument, data_dir, spec)
     shape = (total, spec.frames, spec.size, spec.size, 3)
     with _named(argument, finding.listed(paths, argument)[0]):
         remedy = "name fewer, or write a table for --jobs"
         limits.check_kept(4 * math.prod(shape), f"to hold {total} clips", remedy)
-    load = functools.partial(_load_one, spec=spec, short=short, argument=argument)
-    videos, labels = np.empty(shape, np.float32), []
-    for number, (video, label) in enumerate(_in_threads(load, sources)):
-        videos[number] = video
-        labels.append(label)
-        if progress:
-            progress(len(labels), total)
-    return videos, labels
+    load_one = functools.partial(_load_one, spec=spec, short=short, argument=argument)
+
+    def load(progress: Callable[[int, int], None] | None = None):
+        videos, labels = np.empty(shape, np.float32), []
+        for number, (video, label) in enumerate(_in_threads(load_one, sources)):
+            videos[number] = video
+            labels.append(label)
+            if progress:
+                progress(len(labels), total)
+        return videos, labels
+
+    return Found(total, load)
 
 
 def read_tree(
@@ -303,13 +341,17 @@ def _sources(
     return total, itertools.chain(*parts)
 
 
-# A scene is thousands of small operations, of which LLVM makes a program twice as soon
-# where it may leave it slow: half a second for a clip.
-_rendered = jax.jit(
-    scenes.clip,
-    static_argnames=("frames", "size", "fps"),
-    compiler_options={"xla_backend_optimization_level": 0},
-)
+@functools.cache
+def _renderer(frames: int, size: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """`scenes.clip` for clips of a size, compiled.
+
+    A scene is thousands of small operations, of which LLVM makes a program twice as
+    soon where it may leave it slow: half a second for a clip.
+    """
+    draw = jax.jit(functools.partial(scenes.clip, frames=frames, size=size, fps=FPS))
+    lowered = draw.lower(jax.random.key(0), np.int32(0))
+    options: dict[str, Any] = {"xla_backend_optimization_level": 0}
+    return lowered.compile(compiler_options=options)
 
 
 def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
@@ -326,13 +368,10 @@ def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
 
     def draw() -> tuple[Frames, str]:
         with parallel.on_processor():  # in threads that must not wait for a GPU
-            video, _ = _rendered(
-                jax.random.key(int(seed or 0)),
-                motions.CLASSES.index(name),
-                frames=spec.window,
-                size=spec.size,
-                fps=FPS,
-            )
+            with executable_cache.with_jax_cache():
+                renderer = _renderer(spec.window, spec.size)
+            label = np.int32(motions.CLASSES.index(name))
+            video, _ = renderer(jax.random.key(int(seed or 0)), label)
         return in_memory(np.rint(np.asarray(video) * 255).astype(np.uint8)), name
 
     return _Source(path, draw)

@@ -35,7 +35,6 @@ from leaps_jax.progress import Steps, counted, interruptible
 from leaps_jax.runs import arrays, events, media, metrics, ownership, page, previews
 from leaps_jax.runtime import multihost, parallel
 from leaps_jax.runtime.engine import Engine, NotFiniteError, Snapshot
-from leaps_jax.runtime.executable_cache import ExecutableCache
 from leaps_jax.synthesis import Problem
 from leaps_jax.update import State
 from leaps_jax.zoo import checkpoints, states
@@ -57,7 +56,7 @@ def execute(
     overwrite: bool = False,
     save_every: float = 30.0,
     preview_every: int = 100,
-    executables: ExecutableCache | None = None,
+    engine: Engine | None = None,
     tensorboard: Path | None = None,
 ) -> dict[str, Any]:
     """Runs a synthesis in a folder, or goes on with the one that the folder holds.
@@ -70,7 +69,7 @@ def execute(
       overwrite: delete the run that the folder holds; files of others stay.
       save_every: seconds between two saved states.
       preview_every: steps between two previews, 0 for none.
-      executables: where compiled steps are kept for the next start; nowhere by default.
+      engine: of the problem, which may compile already; a new one by default.
       tensorboard: folder for events, to follow the run in TensorBoard; none by default.
 
     Returns:
@@ -106,7 +105,7 @@ def execute(
             logged = functools.partial(
                 events.Events, tensorboard, identity, overwrite=overwrite
             )
-        how = (save_every, preview_every, executables, logged)
+        how = (save_every, preview_every, engine or Engine(problem), logged)
         return _run(folder, problem, record, judges, *how)
 
 
@@ -125,7 +124,7 @@ def _run(
     judges: Mapping[str, Model],
     save_every: float,
     preview_every: int,
-    executables: ExecutableCache | None,
+    engine: Engine,
     logged: Logged,
 ) -> dict[str, Any]:
     """Does the steps that are not done, and writes the results."""
@@ -155,7 +154,6 @@ def _run(
         with shown as steps, interruptible() as stop, logged(start) as log:
             if start:
                 steps.say(f"resuming {folder} at step {start}")
-            engine = Engine(problem, executables=executables)
             engine.begin_compile(len(problem), start)
             placed = engine.place(problem.labels, problem.stimuli, kept)
             state = parallel.gather(placed[0], len(held)) if kept is None else kept

@@ -49,7 +49,7 @@ _DECIDING = ("jax", "flax", "optax", "numpy", "nvidia")
 _NAME = r"\.?[0-9a-f]{64}(\.[0-9a-f]{8}\.tmp)?"  # of a file, or while it is written
 _BYTES = 32  # of the key, and of a signature
 _JAX_CACHE = "jax_enable_compilation_cache"
-_JAX_CACHE_OFF = threading.Lock()
+_JAX_CACHE_SWITCH = threading.Lock()
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
@@ -295,9 +295,19 @@ class ExecutableCache:
 
 
 @contextlib.contextmanager
+def with_jax_cache() -> Iterator[None]:
+    """What is compiled inside is kept: JAX's cache stays on, as the user set it.
+
+    The setting is that of all threads, and a step is compiled without it.
+    """
+    with _JAX_CACHE_SWITCH:
+        yield
+
+
+@contextlib.contextmanager
 def _without_jax_cache() -> Iterator[None]:
     """An executable from JAX's cache cannot be serialised: on a CPU it lacks parts."""
-    with _JAX_CACHE_OFF:  # the setting is that of all threads
+    with _JAX_CACHE_SWITCH:  # the setting is that of all threads
         before = getattr(jax.config, _JAX_CACHE)
         try:
             jax.config.update(_JAX_CACHE, False)

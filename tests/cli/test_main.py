@@ -50,6 +50,19 @@ def test_other_errors_keep_their_trace(call, monkeypatch):
         call(*words_of("bench", BENCH, batch=1))
 
 
+def test_an_error_waits_for_no_thread():
+    """Such as that in which XLA compiles."""
+    program = """if True:
+        import threading, time
+        from leaps_jax.cli.main import entry
+        threading.Thread(target=time.sleep, args=(300,)).start()
+        entry()
+    """
+    words = [sys.executable, "-c", program, "models", "none"]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 2 and "error: model='none'" in ran.stderr
+
+
 def test_the_command_in_a_process_of_its_own(root):
     words = words_of("synthesize", GOOD, label="jacks", out="{root}/refused")
     words = [str(word).format(root=root) for word in words]

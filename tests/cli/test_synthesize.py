@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shlex
+import threading
 
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ from command import (
 )
 
 from leaps_jax import objectives
+from leaps_jax.data import clips
+from leaps_jax.errors import UserError
+from leaps_jax.runtime.engine import Engine
 
 mediapy = pytest.importorskip("mediapy")
 
@@ -53,7 +57,20 @@ def test_a_run_from_an_mp4_writes_everything(finished):
     assert "videos/000_jack.mp4" in (folder / "index.html").read_text()
 
 
-def test_the_same_command_finds_the_run_finished(call, finished):
+def test_a_new_run_begins_to_compile_before_clips_are_read(call, monkeypatch):
+    begun = threading.Event()
+
+    def read(*_, **__):
+        raise UserError(f"read after compiling began: {begun.wait(60)}")
+
+    monkeypatch.setattr(Engine, "begin_compile", lambda *_: begun.set())
+    monkeypatch.setattr(clips, "_load_one", read)
+    ran = call(*words_of("synthesize", GOOD, out="{root}/overlapped"))
+    assert "read after compiling began: True" in ran.err
+
+
+def test_the_same_command_finds_the_run_finished(call, finished, monkeypatch):
+    monkeypatch.delattr(Engine, "begin_compile")  # there is nothing to do
     folder, words = finished
     before = content(folder)
     again = call(*words)

@@ -192,13 +192,13 @@ def test_a_rendered_action():
 
 def test_an_action_is_rendered_on_the_processor(monkeypatch):
     """In threads, beside one that uses the GPUs."""
-    rendered, devices = clips._rendered, []
+    renderer, devices = clips._renderer, []
 
-    def heard(*args, **options):
+    def heard(*args):
         devices.append(jax.config.jax_default_device)
-        return rendered(*args, **options)
+        return renderer(*args)
 
-    monkeypatch.setattr(clips, "_rendered", heard)
+    monkeypatch.setattr(clips, "_renderer", heard)
     load_stimuli("actions:jumping jack/3", SPEC)
     assert [device.platform for device in devices] == ["cpu"]
 

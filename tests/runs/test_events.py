@@ -44,7 +44,8 @@ def execute(tmp_path, tiny, programs):
     problem = prepare(tiny, None, [1, 2], config=CONFIG, objective=objective)
 
     def run():
-        how = {"save_every": 0.0, "preview_every": 10, "executables": programs}
+        how = {"save_every": 0.0, "preview_every": 10}
+        how["engine"] = Engine(problem, executables=programs)
         how["tensorboard"] = tmp_path / "events"
         return runs.execute(tmp_path / "run", problem, {"name": "events"}, {}, **how)
 
