@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from leaps_jax.actions import balls, poses
 from leaps_jax.actions.poses import Clock, Style
@@ -148,10 +149,15 @@ def perform(
 
 
 def _of_class(label: jax.typing.ArrayLike, functions: list[Callable], *arguments):
-    """Calls the function of a class; one of several classes is compiled once."""
+    """Calls the function of a class; one of several classes is compiled once.
+
+    Each gives one vector, which is one kernel where XLA would make one for each array.
+    """
     distinct = list(dict.fromkeys(functions))
     index = jnp.array([distinct.index(function) for function in functions])[label]
-    return jax.lax.switch(index, distinct, *arguments)
+    _, unravel = ravel_pytree(functions[0](*arguments))
+    flat = [lambda *x, f=f: ravel_pytree(f(*x))[0] for f in distinct]
+    return unravel(jax.lax.switch(index, flat, *arguments))
 
 
 def _seated(body: Body) -> jax.Array:
