@@ -101,7 +101,8 @@ def test_readme_has_absolute_links_on_the_package_index(monkeypatch):
     for link in links:
         if link.startswith(told["url"]):
             kind, branch, path = link.removeprefix(told["url"]).split("/", 3)[1:]
-            assert (kind == "raw") == path.endswith(".gif") and branch == "main"
+            assert branch == "main"
+            assert (kind == "raw") == path.endswith((".gif", ".jpg"))
             assert (ROOT / path.partition("#")[0]).exists(), link
 
 
