@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import os
 import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -286,7 +287,7 @@ def _problem(
     engine = Engine(setup, executables=inputs.executables())
     with ThreadPoolExecutor(1, "clips") as pool:
         reading = pool.submit(_stimuli_and_labels, options, found)
-        if not options.out.exists():  # else there may be nothing to do
+        if not os.path.exists(options.out):  # else there may be nothing to do
             pairs = max(len(options.label), found.count if found else 1)
             engine.begin_compile(pairs * options.copies)
         judges = {name: _load("judge", name, options) for name in options.judge}
