@@ -287,7 +287,8 @@ def _problem(
     engine = Engine(setup, executables=inputs.executables())
     with ThreadPoolExecutor(1, "clips") as pool:
         reading = pool.submit(_stimuli_and_labels, options, found)
-        if not os.path.exists(options.out):  # else there may be nothing to do
+        # else there may be nothing to do; Path.exists raises where a name is too long
+        if not os.path.exists(options.out):
             pairs = max(len(options.label), found.count if found else 1)
             engine.begin_compile(pairs * options.copies)
         judges = {name: _load("judge", name, options) for name in options.judge}
