@@ -6,7 +6,7 @@ import functools
 import os
 import shlex
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -285,14 +285,20 @@ def _problem(
     used = verifier if objective.verified else None
     setup = update.make_setup(model, used, objective, config)
     engine = Engine(setup, executables=inputs.executables())
-    with ThreadPoolExecutor(1, "clips") as pool:
+    pool = ThreadPoolExecutor(1, "clips")
+    try:
         reading = pool.submit(_stimuli_and_labels, options, found)
+        wait([reading], timeout=0.5)
+        if reading.done():
+            reading.result()  # a broken clip is told before the work
         # else there may be nothing to do; Path.exists raises where a name is too long
         if not os.path.exists(options.out):
             pairs = max(len(options.label), found.count if found else 1)
             engine.begin_compile(pairs * options.copies)
         judges = {name: _load("judge", name, options) for name in options.judge}
         clips, labels = reading.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     problem = synthesis.prepare(model, clips, labels, verifier, config, objective)
     problem = problem.repeated(options.copies)
     judges = {"self": model} | ({"verifier": verifier} if verifier else {}) | judges

@@ -69,6 +69,16 @@ def test_a_new_run_begins_to_compile_before_clips_are_read(call, monkeypatch):
     assert "read after compiling began: True" in ran.err
 
 
+def test_a_broken_clip_is_told_before_the_work(call, monkeypatch):
+    def broken(*_, **__):
+        raise UserError("it is broken")
+
+    monkeypatch.setattr(clips, "_load_one", broken)
+    monkeypatch.delattr(Engine, "begin_compile")
+    ran = call(*words_of("synthesize", GOOD, out="{root}/broken"))
+    assert ran.code == 2 and "it is broken" in ran.err
+
+
 def test_the_same_command_finds_the_run_finished(call, finished, monkeypatch):
     monkeypatch.delattr(Engine, "begin_compile")  # there is nothing to do
     folder, words = finished
