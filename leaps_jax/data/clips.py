@@ -16,6 +16,7 @@ import functools
 import itertools
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -349,9 +350,13 @@ def _renderer(frames: int, size: int) -> Callable[..., tuple[jax.Array, jax.Arra
     soon where it may leave it slow: half a second for a clip.
     """
     draw = jax.jit(functools.partial(scenes.clip, frames=frames, size=size, fps=FPS))
-    lowered = draw.lower(jax.random.key(0), np.int32(0))
     options: dict[str, Any] = {"xla_backend_optimization_level": 0}
-    return lowered.compile(compiler_options=options)
+    with executable_cache.with_jax_cache():  # for the next start
+        lowered = draw.lower(jax.random.key(0), np.int32(0))
+        return lowered.compile(compiler_options=options)
+
+
+_ONE_COMPILES = threading.Lock()  # of the threads that want a renderer
 
 
 def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
@@ -368,7 +373,7 @@ def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
 
     def draw() -> tuple[Frames, str]:
         with parallel.on_processor():  # in threads that must not wait for a GPU
-            with executable_cache.with_jax_cache():
+            with _ONE_COMPILES:
                 renderer = _renderer(spec.window, spec.size)
             label = np.int32(motions.CLASSES.index(name))
             video, _ = renderer(jax.random.key(int(seed or 0)), label)

@@ -1,5 +1,8 @@
 """Clips that a user names come back as a model takes them, and bad names say so."""
 
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor, wait
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +20,7 @@ from leaps_jax.data.clips import (
     read_clip,
     read_tree,
 )
+from leaps_jax.runtime import executable_cache
 
 
 def test_arrays_need_no_video_packages(tmp_path, monkeypatch):
@@ -201,6 +205,28 @@ def test_an_action_is_rendered_on_the_processor(monkeypatch):
     monkeypatch.setattr(clips, "_renderer", heard)
     load_stimuli("actions:jumping jack/3", SPEC)
     assert [device.platform for device in devices] == ["cpu"]
+
+
+def test_a_renderer_is_kept_and_does_not_wait_for_steps(monkeypatch):
+    """While a step is compiled, JAX's cache is off, and would not keep a renderer."""
+    small = dataclasses.replace(SPEC, size=20)
+    compile, cached = jax.stages.Lowered.compile, []
+
+    def heard(*args, **options):
+        cached.append(jax.config.jax_enable_compilation_cache)
+        return compile(*args, **options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", heard)
+    usual = jax.config.jax_enable_compilation_cache
+    with ThreadPoolExecutor(1) as pool:
+        with executable_cache._without_jax_cache():
+            drawn = pool.submit(load_stimuli, "actions:boxing", small)
+            wait([drawn], timeout=3)
+        assert drawn.result(60).shape == (1, 4, 20, 20, 3)
+        assert cached == [usual] == [True]
+        with executable_cache._without_jax_cache():
+            again = pool.submit(load_stimuli, "actions:kicking", small)
+            assert again.result(60).shape == (1, 4, 20, 20, 3)
 
 
 def test_rendered_actions_that_are_none():
