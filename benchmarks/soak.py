@@ -1,4 +1,4 @@
-"""The same runs over and over: every bit must be that of the first.
+"""Repeats runs, and compares every bit with that of the first.
 
     python benchmarks/soak.py x3d_xs@actions slow_r50_tiny@actions,x3d_xs@actions
         --seconds 3600
@@ -25,7 +25,7 @@ from leaps_jax.runtime.engine import Engine
 
 
 class Run:
-    """A run that can be done again: compiled once."""
+    """A run that is compiled once and repeated."""
 
     def __init__(self, pair: str, steps: int, batch: int):
         model, _, verifier = pair.partition(",")
@@ -55,7 +55,7 @@ class Run:
         return found | {"videos": videos.reshape(len(problem), -1).T}
 
     def differs(self) -> str | None:
-        """Runs once more; what differs from the first run, None where nothing does."""
+        """Repeats the run; what differs from the first one, None if nothing does."""
         found = self.again()
         self.first = self.first or found
         off = {

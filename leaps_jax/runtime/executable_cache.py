@@ -296,9 +296,9 @@ class ExecutableCache:
 
 @contextlib.contextmanager
 def with_jax_cache() -> Iterator[None]:
-    """What is compiled inside is kept: JAX's cache stays on, as the user set it.
+    """Leaves JAX's cache as the user set it while something is compiled inside.
 
-    The setting is that of all threads, and a step is compiled without it.
+    The setting is that of all threads, and steps are compiled without the cache.
     """
     with _JAX_CACHE_SWITCH:
         yield

@@ -51,7 +51,7 @@ def test_other_errors_keep_their_trace(call, monkeypatch):
 
 
 def test_an_error_waits_for_no_thread():
-    """Such as that in which XLA compiles."""
+    """XLA compiles in one, and cannot be stopped."""
     program = """if True:
         import threading, time
         from leaps_jax.cli.main import entry
