@@ -6,10 +6,10 @@
 Each argument is MODEL or MODEL,VERIFIER. A round is a run of LEAPS of each, of all
 synthetic actions, from the same clips and seeds. Prints a line for each run that
 differs, with the videos, the first step and the terms that do, and at the end how many
-runs there were. Start several at once: what a kernel reads by mistake, and which of two
-comes first, changes with what else a GPU does. With
-`XLA_FLAGS=--xla_gpu_command_buffer_scheduling_mode=SERIALIZE` the kernels of a step
-wait for each other, and with `--xla_gpu_enable_command_buffer=` there are no graphs.
+runs there were. Start several at once: kernels may be right while a process has the GPU
+to itself, and wrong while processes share it. An error of the device ends a process;
+with `CUDA_ENABLE_COREDUMP_ON_EXCEPTION=1` it leaves a file in which cuda-gdb names the
+kernel (`target cudacore FILE`).
 """
 
 import argparse

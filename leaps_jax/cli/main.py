@@ -122,7 +122,7 @@ def _failed(error: OSError) -> str:
 def _device_failed(error: Exception) -> str:
     """A fault of a device or of its driver, in one line."""
     what = printable(next(iter(str(error).splitlines()), "") or type(error).__name__)
-    remedy = "start the same command again, or report it if that fails, too"
+    remedy = "start the same command again, with the device to itself"
     return f"leaps-jax: failed: device: {what}; {remedy}"
 
 

@@ -37,7 +37,7 @@ def assert_told(ran):
     line = ran.err.splitlines()[-1]
     assert ran.code == 1 and "Traceback" not in ran.err and line.isprintable()
     assert line.startswith("leaps-jax: failed: device: INTERNAL: the device is lost")
-    assert "start the same command again" in line
+    assert line.endswith("start the same command again, with the device to itself")
 
 
 def test_a_synthesis(call, tmp_path):
