@@ -83,6 +83,7 @@ setup(
     package_dir={SHIPPED: "checkpoints"},
     package_data={
         "leaps_jax": ["*.txt", "py.typed"],
+        "leaps_jax.actions": ["demo.npz"],
         "leaps_jax.pages": ["templates/*"],
         SHIPPED: ["*@*/**"],
     },

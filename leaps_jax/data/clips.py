@@ -358,6 +358,23 @@ def _renderer(frames: int, size: int) -> Callable[..., tuple[jax.Array, jax.Arra
 
 _ONE_COMPILES = threading.Lock()  # of the threads that want a renderer
 
+# Class, seed, frames and size of actions/demo.npz, the stimulus of `leaps-jax demo`,
+# for which no renderer is compiled.
+_DEMO = ("waving both hands", 1, 31, 112)
+
+
+def _draw(name: str, seed: int, frames: int, size: int) -> np.ndarray:
+    """A rendering of a synthetic action, (frames, size, size, 3) uint8."""
+    if (name, seed, frames, size) == _DEMO:
+        with np.load(Path(scenes.__file__).with_name("demo.npz")) as kept:
+            return kept["video"]
+    with parallel.on_processor():  # in threads that must not wait for a GPU
+        with _ONE_COMPILES:
+            renderer = _renderer(frames, size)
+        label = np.int32(motions.CLASSES.index(name))
+        video, _ = renderer(jax.random.key(seed), label)
+    return np.rint(np.asarray(video) * 255).astype(np.uint8)
+
 
 def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
     """A synthetic action that is just as long as the model's window."""
@@ -371,15 +388,10 @@ def _rendering(path: str, spec: ModelSpec, argument: str) -> _Source:
             argument, path, f"seed {seed!r} is no number; write {name}/7"
         )
 
-    def draw() -> tuple[Frames, str]:
-        with parallel.on_processor():  # in threads that must not wait for a GPU
-            with _ONE_COMPILES:
-                renderer = _renderer(spec.window, spec.size)
-            label = np.int32(motions.CLASSES.index(name))
-            video, _ = renderer(jax.random.key(int(seed or 0)), label)
-        return in_memory(np.rint(np.asarray(video) * 255).astype(np.uint8)), name
+    def open_() -> tuple[Frames, str]:
+        return in_memory(_draw(name, int(seed or 0), spec.window, spec.size)), name
 
-    return _Source(path, draw)
+    return _Source(path, open_)
 
 
 def _in_threads(function: Callable[[_Source], Any], sources: Iterator[_Source]) -> Any:

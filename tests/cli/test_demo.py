@@ -4,8 +4,12 @@ import shlex
 
 from command import assert_refused, record
 
+from leaps_jax.data import clips
 
-def test_demo_shows_and_makes_what_its_command_makes(call, root):
+
+def test_demo_shows_and_makes_what_its_command_makes(call, root, monkeypatch):
+    # its clip comes with the package: to render it takes a third of the start
+    monkeypatch.setattr(clips, "_renderer", None)
     ran = call("demo", "--steps", 2, "--out", "{root}/demo")
     assert ran.code == 0, ran.err
     names = {path.name for path in (root / "demo").iterdir()}

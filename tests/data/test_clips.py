@@ -229,6 +229,15 @@ def test_a_renderer_is_kept_and_does_not_wait_for_steps(monkeypatch):
             assert again.result(60).shape == (1, 4, 20, 20, 3)
 
 
+def test_the_clip_of_the_demo_is_its_rendering(monkeypatch):
+    """Else draw it anew: `np.savez_compressed("demo.npz", video=drawn)`."""
+    name, *seed_and_shape = clips._DEMO
+    kept = clips._draw(name, *seed_and_shape).astype(int)
+    monkeypatch.setattr(clips, "_DEMO", None)
+    drawn = clips._draw(name, *seed_and_shape)
+    assert (np.abs(kept - drawn) > 1).mean() < 1e-3
+
+
 def test_rendered_actions_that_are_none():
     text = refusal(load_stimuli, "actions:jumping jak/3", SPEC)
     assert "stimulus='actions:jumping jak/3'" in text
