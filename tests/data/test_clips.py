@@ -230,7 +230,7 @@ def test_a_renderer_is_kept_and_does_not_wait_for_steps(monkeypatch):
 
 
 def test_the_clip_of_the_demo_is_its_rendering(monkeypatch):
-    """Else draw it anew: `np.savez_compressed("demo.npz", video=drawn)`."""
+    """If renderings were changed on purpose, save `drawn` as actions/demo.npz."""
     name, *seed_and_shape = clips._DEMO
     kept = clips._draw(name, *seed_and_shape).astype(int)
     monkeypatch.setattr(clips, "_DEMO", None)
