@@ -55,7 +55,7 @@ class Run:
         return found | {"videos": videos.reshape(len(problem), -1).T}
 
     def differs(self) -> str | None:
-        """Repeats the run; what differs from the first one, None if nothing does."""
+        """Repeats the run. Says what differs from the first one, None if nothing."""
         found = self.again()
         self.first = self.first or found
         off = {

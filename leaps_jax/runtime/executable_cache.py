@@ -296,9 +296,9 @@ class ExecutableCache:
 
 @contextlib.contextmanager
 def with_jax_cache() -> Iterator[None]:
-    """Leaves JAX's cache as the user set it while something is compiled inside.
+    """A block in which JAX's compilation cache is as the user set it.
 
-    The setting is that of all threads, and steps are compiled without the cache.
+    Steps are compiled with that cache off, and the setting is that of all threads.
     """
     with _JAX_CACHE_SWITCH:
         yield

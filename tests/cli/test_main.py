@@ -51,7 +51,7 @@ def test_other_errors_keep_their_trace(call, monkeypatch):
 
 
 def test_an_error_waits_for_no_thread():
-    """XLA compiles in one, and cannot be stopped."""
+    """A thread may compile with XLA, which cannot be interrupted."""
     program = """if True:
         import threading, time
         from leaps_jax.cli.main import entry

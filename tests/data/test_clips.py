@@ -208,7 +208,7 @@ def test_an_action_is_rendered_on_the_processor(monkeypatch):
 
 
 def test_a_renderer_is_kept_and_does_not_wait_for_steps(monkeypatch):
-    """While a step is compiled, JAX's cache is off, and would not keep a renderer."""
+    """A renderer is compiled while JAX's cache is on, which it is not for steps."""
     small = dataclasses.replace(SPEC, size=20)
     compile, cached = jax.stages.Lowered.compile, []
 
